@@ -1,0 +1,82 @@
+"""The noise adaptation module: a small trainable term beside the sine module's gradient, annealed away.
+
+Xu et al., NeurIPS 2021, Eq. 12-17: e(t) = ReLU(t W1) W2 + eta(t), added as z = sign(t) + alpha e(t) with alpha falling
+to 0 over training. What the paper leaves open and this module decides: rows of t are filters (d = C_in k_h k_w) for a
+weight and positions (d = C_in) for an activation; the hidden width is max(1, d // k), since d // k alone is 0 for
+networks of 16 or 32 channels; W1 and W2 start from a normal distribution of mean 0 and standard deviation 0.01.
+"""
+
+import mindspore as ms
+from mindspore import Parameter, nn, ops
+from mindspore.common.initializer import Normal, initializer
+
+from src.binary.registry import lookup, require
+from src.binary.schedules import ScheduledValue
+
+ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
+
+
+class NoiseAdaptation(nn.Cell):
+    """e(t) = ReLU(t W1) W2 + eta(t), Eq. 13; eta(t) = a sin(t) ("sine"), a t ("linear") or 0 ("none").
+
+    Args:
+        dimension (int): d, the length of a row of t.
+        eta (str): "sine", "linear" or "none". Table 4 of the paper: sine is best.
+        amplitude (float): a; the paper's best is 0.1.
+        reduction (int): k; the paper's is 64.
+
+    Inputs:
+        t: (rows, d), or (N, d, H, W), whose rows are the N H W positions.
+
+    Outputs:
+        Tensor of the shape of t.
+
+    Raises:
+        ValueError: an unknown eta; dimension or reduction below 1.
+    """
+
+    def __init__(self, dimension: int, eta: str = "sine", amplitude: float = 0.1, reduction: int = 64):
+        super().__init__()
+        lookup("eta", ETAS, eta)
+        require(dimension >= 1, "dimension", dimension, "at least 1")
+        require(reduction >= 1, "reduction", reduction, "at least 1")
+        hidden = max(1, dimension // reduction)
+        self.eta = eta
+        self.amplitude = amplitude
+        self.w1 = Parameter(initializer(Normal(0.01), (dimension, hidden), ms.float32))
+        self.w2 = Parameter(initializer(Normal(0.01), (hidden, dimension), ms.float32))
+
+    def construct(self, t):
+        if t.ndim == 4:  # a linear map of each position is a convolution with a 1x1 kernel
+            hidden = ops.relu(ops.conv2d(t, ops.transpose(self.w1, (1, 0))[:, :, None, None]))
+            e = ops.conv2d(hidden, ops.transpose(self.w2, (1, 0))[:, :, None, None])
+        else:
+            e = ops.matmul(ops.relu(ops.matmul(t, self.w1)), self.w2)
+        if self.eta == "sine":
+            e = e + self.amplitude * ops.sin(t)
+        elif self.eta == "linear":
+            e = e + self.amplitude * t
+        return e
+
+
+class AnnealedNoise(nn.Cell):
+    """binary + alpha e(t), Eq. 14; alpha is a scheduled value.
+
+    Args:
+        adaptation (NoiseAdaptation): e.
+        alpha (float): the value until a schedule is attached; 0.1 as in the public re-implementation.
+        in_forward (bool): True: Eq. 14. False: the paper's Algorithm 1 as printed: the forward is `binary` alone, the
+            backward the same as of Eq. 14.
+    """
+
+    def __init__(self, adaptation: NoiseAdaptation, alpha: float = 0.1, in_forward: bool = True):
+        super().__init__()
+        self.adaptation = adaptation
+        self.alpha = ScheduledValue("alpha", alpha)
+        self.in_forward = in_forward
+
+    def construct(self, binary, t):
+        noise = ops.cast(self.alpha(), t.dtype) * self.adaptation(t)
+        if not self.in_forward:
+            noise = noise - ops.stop_gradient(noise)
+        return binary + noise

@@ -1,0 +1,36 @@
+"""Names to things: one lookup for estimators, quantizers and networks, which fails loudly and says what is allowed."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def nearest(word: str, allowed) -> str:
+    """` (did you mean 'x'?)` for the entry of `allowed` that is most like `word`; empty if none is like it."""
+    matches = difflib.get_close_matches(str(word), [str(name) for name in allowed], n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
+    """`table[name]`, or a ValueError that names the kind, the value seen, the nearest name and all that are allowed."""
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"unknown {kind} {name!r}{nearest(name, table)}; allowed are {', '.join(sorted(table))}")
+    return table[name]
+
+
+def build(kind: str, table: Mapping[str, Callable], name: str, options: Mapping[str, Any]) -> Any:
+    """`table[name](**options)`; a ValueError for an unknown name or option."""
+    factory = lookup(kind, table, name)
+    allowed = inspect.signature(factory).parameters
+    for option in options:
+        if option not in allowed:
+            known = ", ".join(allowed) or "none"
+            raise ValueError(f"unknown option {option!r} of {kind} {name!r}{nearest(option, allowed)}; allowed: {known}")
+    return factory(**options)
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raises ValueError `name is value, but must be allowed` unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{name} is {value!r}, but must be {allowed}")

@@ -1,0 +1,96 @@
+"""Values that change over training: pure functions of progress, and the tables that carry them into the graph.
+
+Progress is 0 at the first step and 1 at the last. A schedule is evaluated for every step before training starts; the
+graph reads its row by the optimizer's own step counter. The host sets nothing between steps, so schedules hold under
+data sinking, follow a skipped step, and compile once.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from src.binary.registry import require
+
+Schedule = Callable[[float], float]
+
+
+def constant(value: float) -> Schedule:
+    """value at every progress."""
+    return lambda progress: value
+
+
+def grow(start: int, end: int) -> Schedule:
+    """An integer that grows from start to end, each value holding for an equal share of training.
+
+    n(p) = min(start + floor(p (end - start + 1)), end). Integers alone: between them the closed form of the Fourier
+    derivative has poles.
+    """
+    return lambda progress: min(start + math.floor(progress * (end - start + 1)), end)
+
+
+def cosine(start: float) -> Schedule:
+    """start (1 + cos(pi p)) / 2, which is exactly 0 at progress 1."""
+    return lambda progress: start * (1 + math.cos(math.pi * progress)) / 2
+
+
+def number_of_terms(setting: int = 3, n_p: int = 9, n_s: int = 9) -> Schedule:
+    """n of the paper's section 3.4: setting 1, n_p throughout; 2, from 1 to n_p; 3, from n_s to 2 n_s (the default).
+
+    Raises:
+        ValueError: another setting; n_p or n_s below 1.
+    """
+    require(setting in (1, 2, 3), "schedule setting of n", setting, "1 (fixed), 2 (1 to n_p) or 3 (n_s to 2 n_s)")
+    require(n_p >= 1, "n_p", n_p, "at least 1")
+    require(n_s >= 1, "n_s", n_s, "at least 1")
+    return {1: constant(n_p), 2: grow(1, n_p), 3: grow(n_s, 2 * n_s)}[setting]
+
+
+def tabulate(schedule: Schedule, steps: int) -> np.ndarray:
+    """The schedule at each of `steps` training steps, float32; a single step is the end of training."""
+    return np.array([schedule(step / (steps - 1) if steps > 1 else 1.0) for step in range(steps)], np.float32)
+
+
+class ScheduledValue(nn.Cell):
+    """A float32 Tensor of shape (): `value` until `follow` gives it a table, then the table's row at the current step.
+
+    Beyond the table's end its last row holds.
+    """
+
+    def __init__(self, name: str | None, value: float):
+        super().__init__()
+        self.schedule = name
+        self.table = Tensor([value], ms.float32)
+        self.followed_step = None
+
+    def follow(self, table: np.ndarray, step: Parameter) -> None:
+        """Reads from now on row `step` of `table`: float32 (steps,); `step` an int32 Parameter of shape (1,)."""
+        self.table = Tensor(table, ms.float32)
+        # Past nn.Cell's own registration: the counter is the optimizer's parameter, not one of the network's.
+        object.__setattr__(self, "followed_step", step)
+
+    def construct(self):
+        if self.followed_step is None:
+            return self.table[0]
+        row = ops.minimum(self.followed_step, self.table.shape[0] - 1)
+        return ops.gather(self.table, row, 0).reshape(())
+
+
+def attach(network: nn.Cell, tables: Mapping[str, np.ndarray], step: Parameter) -> None:
+    """Lets every scheduled value of the network follow the table of its name.
+
+    Args:
+        network: any Cell.
+        tables: a float32 array (steps,) for each scheduled name, as `tabulate` makes it.
+        step: the optimizer's `global_step`.
+
+    Raises:
+        ValueError: the network has a scheduled value without a table: it would silently stay constant.
+    """
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, ScheduledValue) and cell.schedule is not None:
+            if cell.schedule not in tables:
+                raise ValueError(f"no schedule for {cell.schedule!r}, which this network's layers follow")
+            cell.follow(tables[cell.schedule], step)

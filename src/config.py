@@ -1,0 +1,260 @@
+"""A YAML file and the command line become one typed, validated, frozen Config.
+
+Keys, types and ranges are checked here, before MindSpore is imported. Names of networks, estimators and quantizers are
+checked by their registries right after the import. default_config.yaml explains every key.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from src.errors import UserError
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
+FREE_KEY = "network.estimator_options"  # what stands below it is checked by the estimator
+
+
+def _to_float(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4, without a point, as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Integer = Annotated[int, Strict()]
+Number = Annotated[float, BeforeValidator(_to_float), Strict(), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, Strict()]
+Positive = Annotated[Integer, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses unknown ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RuntimeSection(Section):
+    device_target: Literal["CPU", "GPU", "Ascend"]
+    mode: Literal["graph", "pynative"]
+    distribute: Flag
+
+
+class DataSection(Section):
+    name: str
+    path: str
+    download: Flag
+    batch_size: Positive
+    workers: Positive
+    augment: Flag
+
+
+class NetworkSection(Section):
+    name: str
+    binary: Flag
+    estimator: str
+    estimator_options: dict[str, Any]
+    weight_quantizer: str
+    scale_in_gradient: Flag
+
+
+class NoiseSection(Section):
+    enabled: Flag
+    eta: str
+    amplitude: Number
+    reduction: Positive
+    in_forward: Flag
+
+
+class NSchedule(Section):
+    setting: Annotated[Integer, Field(ge=1, le=3)]
+    n_p: Annotated[Integer, Field(ge=1, le=1000)]
+    n_s: Annotated[Integer, Field(ge=1, le=500)]
+
+
+class AlphaSchedule(Section):
+    start: Annotated[Number, Field(ge=0)]
+
+
+class SchedulesSection(Section):
+    n: NSchedule
+    alpha: AlphaSchedule
+
+
+class OptimizerSection(Section):
+    name: Literal["momentum", "adam"]
+    lr: Annotated[Number, Field(gt=0)]
+    momentum: Annotated[Number, Field(ge=0, lt=1)]
+    weight_decay: Annotated[Number, Field(ge=0)]
+    decay_all: Flag
+
+
+class SchedulerSection(Section):
+    name: Literal["cosine_decay", "constant", "polynomial_decay"]
+    min_lr: Annotated[Number, Field(ge=0)]
+    warmup_epochs: Annotated[Integer, Field(ge=0)]
+
+
+class LossSection(Section):
+    label_smoothing: Annotated[Number, Field(ge=0, lt=1)]
+
+
+class AmpSection(Section):
+    level: Literal["O0", "O2", "O3"]
+    loss_scale: Literal["none", "dynamic"] | Annotated[Number, Field(ge=1)]
+
+
+class TrainSection(Section):
+    epochs: Positive
+    steps_per_epoch: Positive | None
+    save_every_steps: Positive | None
+
+
+class Config(Section):
+    seed: Annotated[Integer, Field(ge=0, le=2**31 - 1)]
+    output_dir: str
+    init_checkpoint: str | None
+    runtime: RuntimeSection
+    data: DataSection
+    network: NetworkSection
+    noise: NoiseSection
+    schedules: SchedulesSection
+    optimizer: OptimizerSection
+    scheduler: SchedulerSection
+    loss: LossSection
+    amp: AmpSection
+    train: TrainSection
+
+    @model_validator(mode="after")
+    def _warmup_ends_in_time(self) -> "Config":
+        if self.scheduler.warmup_epochs >= self.train.epochs and self.scheduler.warmup_epochs > 0:
+            raise ValueError(f"scheduler.warmup_epochs is {self.scheduler.warmup_epochs}, but must be less than "
+                             f"train.epochs, which is {self.train.epochs}")
+        return self
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file. UserError if it is missing, unreadable, no YAML or no mapping."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {_reason(error)}") from error
+    except (yaml.YAMLError, TypeError) as error:
+        raise UserError(f"the config {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"the config {path} holds a {type(content).__name__}, but must hold keys and values")
+    return content
+
+
+def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """default_config.yaml, then the keys of the file at `path`, then `overrides`, dotted keys as "optimizer.lr"."""
+    content = read_yaml(DEFAULT_CONFIG)
+    if path is not None:
+        _merge(content, read_yaml(path), str(path))
+    for key, value in (overrides or {}).items():
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        _merge(content, nested, "the command line")
+    return parse_config(content)
+
+
+def parse_config(content: Mapping[str, Any]) -> Config:
+    """A complete mapping, as `Config.to_yaml` writes it, to a Config. UserError names the first wrong key."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_describe(error)) from error
+
+
+def parse_override(key: str, text: str) -> Any:
+    """The value of `--key text`: as it stands where the config wants text, else read as YAML."""
+    model: Any = Config
+    for part in key.split("."):
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            break
+        model = field.annotation
+    if model is str:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--{key} is {text!r}, which is no valid YAML value") from error
+
+
+def _merge(into: dict, extra: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    for key, value in extra.items():
+        if key not in into and prefix != f"{FREE_KEY}.":
+            raise UserError(f"unknown key '{prefix}{key}' in {origin}{_nearest_key(f'{prefix}{key}')}; "
+                            "default_config.yaml explains every key")
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value, origin, f"{prefix}{key}.")
+        else:
+            into[key] = value
+
+
+def leaf_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted names of all keys that hold a value: `optimizer.lr`."""
+    keys: list[str] = []
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += leaf_keys(info.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _nearest_key(key: str) -> str:
+    """` (did you mean 'optimizer.lr'?)` for `lr`, `optimizer.lrr` and the like; else empty."""
+    keys = leaf_keys(Config)
+    last = key.rsplit(".", 1)[-1]
+    matches = [known for known in keys if known.endswith(f".{last}")] or difflib.get_close_matches(key, keys, n=1)
+    if not matches:
+        by_name = {known.rsplit(".", 1)[-1]: known for known in reversed(keys)}
+        matches = [by_name[name] for name in difflib.get_close_matches(last, by_name, n=1)]
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    names = {part for key in leaf_keys(Config) for part in key.split(".")}
+    key = ".".join(str(part) for part in first["loc"] if part in names)  # without pydantic's marks for unions
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    if first["type"] == "missing":
+        return f"the config lacks the key '{key}'"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{_nearest_key(key)}; default_config.yaml explains every key"
+    kinds = [problem["msg"] for problem in error.errors() if problem["loc"][:2] == first["loc"][:2]]
+    allowed = " or ".join(dict.fromkeys(text.removeprefix("Input should be ") for text in kinds))
+    return f"{key} is {first['input']!r}, but must be {allowed}"
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)

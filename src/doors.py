@@ -1,0 +1,74 @@
+"""What the command line programs share: errors as one sentence, exit codes, and dotted config keys as flags."""
+
+import argparse
+import difflib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from src.config import FREE_KEY, Config, leaf_keys, parse_override
+from src.errors import UserError
+
+BAD_INPUT = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are UserErrors, and which does not take abbreviations of flags."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.add_argument("--traceback", action="store_true", help="show where an error came from")
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Calls `main(argv)` and returns its exit code; a UserError becomes one sentence and exit code 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return main(argv)
+    except UserError as error:
+        if "--traceback" in argv:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+
+
+def add_config_flags(parser: Parser, shorthands: dict[str, str]) -> None:
+    """A flag for every key of the config, dotted: --optimizer.lr. `shorthands`: further names of some keys' flags."""
+    group = parser.add_argument_group("config keys (default_config.yaml explains them)")
+    for key in leaf_keys(Config):
+        names = [f"--{name}" for name, target in shorthands.items() if target == key]
+        if f"--{key}" not in names:
+            names.append(f"--{key}")
+        group.add_argument(*names, dest=key, metavar="VALUE", default=argparse.SUPPRESS)
+
+
+def parse_config_flags(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The parsed arguments, and the config keys among them with their values.
+
+    Raises:
+        UserError: an unknown flag, with the nearest known one; a flag without its value.
+    """
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = {key: parse_override(key, text) for key, text in vars(arguments).items() if key in leaf_keys(Config)}
+    words = iter(rest)
+    for word in words:
+        flag, equals, text = word.partition("=")
+        if not flag.startswith(f"--{FREE_KEY}."):
+            known = [name for action in parser._actions for name in action.option_strings]
+            matches = difflib.get_close_matches(flag, known, n=1) or [
+                name for name in known if name.endswith("." + flag.lstrip("-"))]
+            hint = f" (did you mean {matches[0]}?)" if matches else ""
+            parser.error(f"unknown argument {word!r}{hint}")
+        if not equals:
+            text = next(words, None)
+            if text is None:
+                parser.error(f"{flag} needs a value")
+        key = flag.removeprefix("--")
+        overrides[key] = parse_override(key, text)
+    return arguments, overrides

@@ -1,0 +1,5 @@
+"""The one exception that a door turns into a sentence instead of a traceback."""
+
+
+class UserError(ValueError):
+    """Something that the user can mend: the message says what was wrong, the value seen, and what to do."""

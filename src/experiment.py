@@ -1,0 +1,79 @@
+"""Config -> data, network, optimizer, schedules: the one place where a run is put together."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mindcv.loss import create_loss
+from mindspore import amp, nn
+
+from src.binary import schedules
+from src.config import Config
+from src.data import Dataset, open_dataset
+from src.errors import UserError
+from src.models import create_model
+from src.optimizers import create_optimizer, learning_rates
+from src.runtime import Worker
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a trainer needs. `tables` holds what follows training: n, alpha and the learning rate of every step."""
+
+    config: Config
+    worker: Worker
+    data: Dataset
+    network: nn.Cell
+    loss: nn.Cell
+    optimizer: nn.Optimizer
+    scaler: amp.LossScaler | None
+    steps_per_epoch: int
+    tables: dict[str, np.ndarray]
+
+
+def build_network(config: Config, num_classes: int) -> nn.Cell:
+    """The network that the config names; UserError for names or options that the registries refuse."""
+    try:
+        return create_model(
+            config.network.name, num_classes=num_classes, binary=config.network.binary,
+            estimator=config.network.estimator, estimator_options=config.network.estimator_options,
+            weight_quantizer=config.network.weight_quantizer, scale_in_gradient=config.network.scale_in_gradient,
+            noise_adaptation=config.noise.enabled and config.schedules.alpha.start > 0,
+            noise_options={"eta": config.noise.eta, "amplitude": config.noise.amplitude,
+                           "reduction": config.noise.reduction},
+            noise_in_forward=config.noise.in_forward)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+
+
+def build_data(config: Config, worker: Worker = Worker(), splits: tuple[str, ...] = ("train", "test")) -> Dataset:
+    """The data set that the config names, this worker's part of it for training."""
+    return open_dataset(
+        config.data.name, path=config.data.path, batch_size=config.data.batch_size, workers=config.data.workers,
+        augment=config.data.augment, seed=config.seed, rank=worker.rank, size=worker.size,
+        download=config.data.download, splits=splits)
+
+
+def build_tables(config: Config, steps_per_epoch: int) -> dict[str, np.ndarray]:
+    """n and alpha of every step of training, float32 (steps,)."""
+    n, alpha = config.schedules.n, config.schedules.alpha
+    steps = config.train.epochs * steps_per_epoch
+    return {"n": schedules.tabulate(schedules.number_of_terms(n.setting, n.n_p, n.n_s), steps),
+            "alpha": schedules.tabulate(schedules.cosine(alpha.start), steps)}
+
+
+def build(config: Config, worker: Worker) -> Experiment:
+    """Puts a training run together; wrong names and missing files are reported before anything compiles."""
+    data = build_data(config, worker)
+    network = build_network(config, data.num_classes)
+    available = data.train_steps()
+    steps_per_epoch = min(config.train.steps_per_epoch or available, available)
+    optimizer = create_optimizer(config, network, steps_per_epoch)
+    tables = build_tables(config, steps_per_epoch)
+    schedules.attach(network, tables, optimizer.global_step)
+    if config.amp.level != "O0":
+        amp.auto_mixed_precision(network, config.amp.level)
+    scaler = {"none": lambda: None, "dynamic": lambda: amp.DynamicLossScaler(2**15, 2, 1000)}.get(
+        config.amp.loss_scale, lambda: amp.StaticLossScaler(config.amp.loss_scale))()
+    loss = create_loss("CE", label_smoothing=config.loss.label_smoothing)
+    tables["lr"] = np.array(learning_rates(config, steps_per_epoch))
+    return Experiment(config, worker, data, network, loss, optimizer, scaler, steps_per_epoch, tables)

@@ -1,0 +1,67 @@
+"""Networks by name, here and in mindcv's registry."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mindcv.models.registry import register_model
+from mindspore import nn
+
+from src.binary import Binarization
+from src.binary.registry import lookup
+
+NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
+
+
+def register(build: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
+    """Decorates `build(num_classes, in_channels, binarization) -> Cell`: registers it under its name for `create_model`,
+    and as `fda_<name>` for `mindcv.create_model`."""
+    name = build.__name__
+    NETWORKS[name] = build
+
+    def entry(num_classes: int = 10, in_channels: int = 3, pretrained: bool = False, **options) -> nn.Cell:
+        return create_model(name, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **options)
+
+    entry.__name__ = f"fda_{name}"
+    entry.__module__ = build.__module__
+    register_model(entry)
+    return build
+
+
+def create_model(name: str, num_classes: int = 10, in_channels: int = 3, pretrained: bool = False, *,
+                 binary: bool = True, estimator: str = "fda", estimator_options: Mapping[str, Any] | None = None,
+                 weight_quantizer: str = "dorefa", scale_in_gradient: bool = False, noise_adaptation: bool = True,
+                 noise_options: Mapping[str, Any] | None = None, noise_in_forward: bool = True) -> nn.Cell:
+    """The network called `name`, with fresh weights.
+
+    Args:
+        name: one of `NETWORKS`, for example "resnet20".
+        num_classes: width of the last layer.
+        in_channels: channels of the input image.
+        pretrained: must be False: no weights are published yet.
+        binary: False builds the full-precision twin; the options below are then without effect.
+        estimator: name of the surrogate gradient of sign, for activations and weights.
+        estimator_options: its options, for example {"omega": 0.1, "clip": 1.0}.
+        weight_quantizer: name of the weight quantizer.
+        scale_in_gradient: whether the weight's scale multiplies its gradient.
+        noise_adaptation: whether binary layers get noise modules.
+        noise_options: options of `NoiseAdaptation`: eta, amplitude, reduction.
+        noise_in_forward: True: Eq. 14; False: Algorithm 1.
+
+    Returns:
+        Cell from (N, in_channels, H, W) to logits (N, num_classes), in evaluation mode.
+
+    Raises:
+        ValueError: an unknown name or option, a value out of range, or pretrained=True.
+    """
+    build = lookup("network", NETWORKS, name)
+    if pretrained:
+        raise ValueError(f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "
+                         "with src.checkpoints.load_network")
+    for label, count in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{label} is {count!r}, but must be an integer of at least 1")
+    binarization = Binarization(
+        estimator=estimator if binary else None, estimator_options=estimator_options or {},
+        weight_quantizer=weight_quantizer, scale_in_gradient=scale_in_gradient, noise_adaptation=noise_adaptation,
+        noise_options=noise_options or {}, noise_in_forward=noise_in_forward)
+    return build(num_classes, in_channels, binarization).set_train(False)

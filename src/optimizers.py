@@ -1,0 +1,37 @@
+"""The optimizer and its parameter groups."""
+
+from mindcv.scheduler import create_scheduler
+from mindspore import Parameter, nn
+
+from src.config import Config
+
+
+def learning_rates(config: Config, steps_per_epoch: int) -> list[float]:
+    """The learning rate of every step, from mindcv's scheduler."""
+    epochs, warmup = config.train.epochs, config.scheduler.warmup_epochs
+    rates = create_scheduler(
+        steps_per_epoch, scheduler=config.scheduler.name, lr=config.optimizer.lr, min_lr=config.scheduler.min_lr,
+        warmup_epochs=warmup, decay_epochs=epochs - warmup, decay_rate=1.0, num_epochs=epochs)
+    return [float(rate) for rate in rates]
+
+
+def parameter_groups(network: nn.Cell, weight_decay: float, decay_all: bool) -> list[dict]:
+    """Every trainable parameter in exactly one group: weights, noise modules, and the rest (batch norm, biases, slopes).
+
+    Weights and noise modules are decayed; the rest only with `decay_all`.
+    """
+    groups: dict[str, list[Parameter]] = {"weights": [], "noise": [], "rest": []}
+    for parameter in network.trainable_params():
+        kind = "noise" if ".noise." in parameter.name else "weights" if parameter.ndim > 1 else "rest"
+        groups[kind].append(parameter)
+    decays = {"weights": weight_decay, "noise": weight_decay, "rest": weight_decay if decay_all else 0.0}
+    return [{"params": members, "weight_decay": decays[kind]} for kind, members in groups.items() if members]
+
+
+def create_optimizer(config: Config, network: nn.Cell, steps_per_epoch: int) -> nn.Optimizer:
+    """Momentum (v = momentum v + g, w -= lr v) or Adam, with a learning rate a step."""
+    groups = parameter_groups(network, config.optimizer.weight_decay, config.optimizer.decay_all)
+    rates = learning_rates(config, steps_per_epoch)
+    if config.optimizer.name == "adam":
+        return nn.Adam(groups, rates, beta1=config.optimizer.momentum)
+    return nn.Momentum(groups, rates, config.optimizer.momentum)

@@ -1,0 +1,1 @@
+"""Training: the step, the loop, and callbacks that do one thing each."""

@@ -1,0 +1,197 @@
+"""What happens around the steps: each callback does one thing."""
+
+import csv
+import io
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from src.binary import BinaryConv2d
+from src.errors import UserError
+from src.training.evaluation import evaluate
+from src.training.trainer import Callback, StepResult, Trainer
+
+
+class ProgressBar(Callback):
+    """A bar an epoch with time left, images/s, loss, n and alpha; a line an epoch with its metrics."""
+
+    def on_epoch_begin(self, trainer: Trainer) -> None:
+        config = trainer.experiment.config
+        # Into a file, a line every half a minute is enough.
+        self.bar = tqdm(total=trainer.experiment.steps_per_epoch, initial=trainer.progress.step, unit="step",
+                        desc=f"epoch {trainer.progress.epoch + 1}/{config.train.epochs}",
+                        mininterval=0.5 if sys.stderr.isatty() else 30, dynamic_ncols=True)
+        self.images_per_step = config.data.batch_size * trainer.experiment.worker.size
+        self.started, self.first_step = time.perf_counter(), trainer.progress.step
+
+    def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
+        rate = (trainer.progress.step - self.first_step) * self.images_per_step / (time.perf_counter() - self.started)
+        self.bar.set_postfix_str(f"loss {result.loss:.3f}, {rate:.0f} images/s, n {trainer.schedule('n'):.0f}, "
+                                 f"alpha {trainer.schedule('alpha'):.4f}", refresh=False)
+        self.bar.update()
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        self.bar.close()
+
+    def on_stop(self, trainer: Trainer) -> None:
+        self.bar.close()
+
+
+class Speed(Callback):
+    """Adds the epoch's seconds and trained images per second, its first step (which compiles) left out of the rate."""
+
+    def on_epoch_begin(self, trainer: Trainer) -> None:
+        self.started = time.perf_counter()
+        self.first: tuple[float, int] | None = None
+
+    def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
+        self.last = time.perf_counter()
+        if self.first is None:
+            self.first = self.last, trainer.progress.step
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        row["seconds"] = round(time.perf_counter() - self.started, 1)
+        images = trainer.experiment.config.data.batch_size * trainer.experiment.worker.size
+        steps = trainer.experiment.steps_per_epoch - self.first[1] if self.first else 0
+        row["images_per_second"] = round(steps * images / (self.last - self.first[0]), 1) if steps else float("nan")
+
+
+class FlipRatio(Callback):
+    """Adds the share of binary weights whose sign changed over the epoch: the pulse of a binary network."""
+
+    KEY = "epoch_start_signs"
+
+    def on_epoch_begin(self, trainer: Trainer) -> None:
+        if trainer.progress.step == 0 or self.KEY not in trainer.extra:
+            trainer.extra[self.KEY] = np.packbits(binary_signs(trainer))
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        signs = binary_signs(trainer)
+        before = np.unpackbits(trainer.extra.pop(self.KEY), count=signs.size)
+        row["flip_ratio"] = float(np.mean(before != signs)) if signs.size else 0.0
+
+
+def binary_signs(trainer: Trainer) -> np.ndarray:
+    """Whether each latent weight of the binary layers is positive, uint8, all layers in a row."""
+    weights = [cell.weight.asnumpy().ravel() for _, cell in trainer.experiment.network.cells_and_names()
+               if isinstance(cell, BinaryConv2d) and cell.weight_quantizer is not None]
+    return (np.concatenate(weights) > 0).astype(np.uint8) if weights else np.zeros(0, np.uint8)
+
+
+class Evaluate(Callback):
+    """Adds the test set's loss and accuracy."""
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        data = trainer.experiment.data
+        result = evaluate(trainer.experiment.network, data.test(), data.num_classes)
+        row.update(test_loss=result.loss, test_top1=result.top1, test_top5=result.top5)
+
+
+class History(Callback):
+    """Keeps the epochs' rows in the run's progress and says each in a line."""
+
+    def __init__(self, say=print):
+        self.say = say
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        trainer.progress.history.append(row)
+        self.say(f"epoch {row['epoch']}: loss {row['train_loss']:.4f}, test accuracy {row['test_top1']:.2%}, flip ratio "
+                 f"{row['flip_ratio']:.4f}, gradient norm {row['gradient_norm']:.3g}, {row['images_per_second']} images/s"
+                 + (f", {row['skipped']} steps skipped for overflow" if row["skipped"] else ""))
+
+
+class SaveCheckpoints(Callback):
+    """Writes the last checkpoint after every epoch, before an early end and every so many steps; and the best one."""
+
+    def __init__(self, last: Path):
+        self.last = last
+        self.best = last.with_name("best.ckpt")
+
+    def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
+        every = trainer.experiment.config.train.save_every_steps
+        if every and trainer.progress.step % every == 0:
+            trainer.save(self.last)
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        better = row["test_top1"] > trainer.progress.best_top1
+        trainer.progress.best_top1 = max(trainer.progress.best_top1, row["test_top1"])
+        trainer.save(self.last)
+        if better:
+            partial = self.best.with_name(f".{self.best.name}.partial")
+            shutil.copyfile(self.last, partial)
+            os.replace(partial, self.best)
+
+    def on_stop(self, trainer: Trainer) -> None:
+        trainer.save(self.last)
+
+
+class WriteMetrics(Callback):
+    """Writes metrics.csv, a row an epoch, and curves.png, from the run's history."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        history = trainer.progress.history
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(row))
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.folder / "metrics.csv", text.getvalue())
+        plot_curves(history, self.folder / "curves.png")
+
+
+class StopOnSignal(Callback):
+    """SIGTERM and Ctrl-C let the step under way finish; then the run is saved and ends. A second one ends it at once."""
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        def handle(number: int, frame) -> None:
+            if trainer.stop_signal:
+                sys.exit(128 + number)
+            trainer.stop_signal = number
+            print(f"\n{signal.Signals(number).name}: finishing the step, saving, ending", file=sys.stderr)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file beside its place and renames it. UserError if that fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
+    """Loss, test accuracy, flip ratio and schedules against the epoch, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2)
+    epochs = [row["epoch"] for row in history]
+    curves = ((("train_loss", "training"), ("test_loss", "test")), (("test_top1", "top-1"), ("test_top5", "top-5")),
+              (("flip_ratio", "sign flips an epoch"),), (("n", "n"),))
+    titles = ("Loss", "Test accuracy", "Flip ratio of binary weights", "Cosines less one, n")
+    for panel, lines, title in zip(panels.flat, curves, titles):
+        for key, label in lines:
+            panel.plot(epochs, [row[key] for row in history], marker="." if len(epochs) < 50 else "", label=label)
+        panel.set_title(title)
+        panel.set_xlabel("epoch")
+        panel.legend()
+        panel.grid(alpha=0.3)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=120)
+    os.replace(partial, path)

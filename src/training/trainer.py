@@ -1,0 +1,194 @@
+"""The loop: epochs, steps, and the moments at which callbacks act."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from src import checkpoints
+from src.errors import UserError
+from src.experiment import Experiment
+from src.training.distribution import Workers
+from src.training.step import TrainStep
+
+
+class Diverged(UserError):
+    """The loss or a gradient is no longer a number."""
+
+
+class Stopped(Exception):
+    """Training ended early, saved, because of a signal; `signal` is its number."""
+
+    def __init__(self, signal: int):
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything that, with the weights and the optimizer, resuming needs. JSON can hold it."""
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps taken in the epoch that is under way
+    loss_sum: float = 0.0  # over the applied steps of this epoch
+    norm_sum: float = 0.0
+    skipped: int = 0  # steps of this epoch that overflowed
+    best_top1: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics an epoch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step reported, on the host."""
+
+    loss: float
+    gradient_norm: float
+    applied: bool
+
+
+class Callback:
+    """Something that acts at moments of training. Each does one thing."""
+
+    def on_train_begin(self, trainer: "Trainer") -> None: ...
+
+    def on_epoch_begin(self, trainer: "Trainer") -> None: ...
+
+    def on_step_end(self, trainer: "Trainer", result: StepResult) -> None: ...
+
+    def on_epoch_end(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+        """`row`: the epoch's metrics; add to it."""
+
+    def on_stop(self, trainer: "Trainer") -> None:
+        """Training is about to end before its time."""
+
+    def on_train_end(self, trainer: "Trainer") -> None: ...
+
+
+class Trainer:
+    """Trains an experiment.
+
+    Args:
+        experiment: what to train.
+        callbacks: act in this order.
+
+    Attributes:
+        progress (Progress): where the run stands.
+        extra (dict): arrays that callbacks keep in the checkpoint.
+        stop_signal (int): set to a signal's number, it ends training after the step under way.
+    """
+
+    def __init__(self, experiment: Experiment, callbacks: list[Callback]):
+        self.experiment = experiment
+        self.callbacks = callbacks
+        self.progress = Progress()
+        self.extra: dict[str, np.ndarray] = {}
+        self.stop_signal = 0
+        self.workers = Workers(experiment.worker.size)
+        self.step = TrainStep(experiment.network, experiment.loss, experiment.optimizer, experiment.scaler,
+                              experiment.worker.size)
+
+    @property
+    def total_steps(self) -> int:
+        return self.experiment.config.train.epochs * self.experiment.steps_per_epoch
+
+    def schedule(self, name: str) -> float:
+        """n, alpha or lr at the step that comes next."""
+        step = self.progress.epoch * self.experiment.steps_per_epoch + self.progress.step
+        table = self.experiment.tables[name]
+        return float(table[min(step, len(table) - 1)])
+
+    def fit(self) -> None:
+        """Trains from `progress` to the last epoch.
+
+        Raises:
+            Diverged: the loss is no number.
+            Stopped: `stop_signal` was set; the state was handed to the callbacks first.
+        """
+        self._each("on_train_begin")
+        while self.progress.epoch < self.experiment.config.train.epochs:
+            self._epoch()
+        self._each("on_train_end")
+
+    def save(self, path) -> None:
+        """Writes the checkpoint from which `resume` goes on as if nothing had happened."""
+        scaler = self.experiment.scaler
+        state = asdict(self.progress)
+        state["steps_per_epoch"] = self.experiment.steps_per_epoch
+        if hasattr(scaler, "counter"):
+            state["scaler"] = [float(scaler.scale_value.asnumpy()), int(scaler.counter.asnumpy())]
+        checkpoints.save(path, self.experiment.network, self.experiment.optimizer, self.experiment.config.model_dump(),
+                         state, self.extra)
+
+    def resume(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Takes weights, optimizer, progress and the callbacks' arrays from one of our own checkpoints."""
+        if checkpoint.state is None:
+            raise UserError(f"{checkpoint.path} holds weights alone and cannot be resumed; use --init_checkpoint")
+        state = dict(checkpoint.state)
+        steps = state.pop("steps_per_epoch")
+        if steps != self.experiment.steps_per_epoch:
+            raise UserError(f"{checkpoint.path} was made with {steps} steps an epoch, but the data now give "
+                            f"{self.experiment.steps_per_epoch}; resume with the same data, batch size and workers")
+        scaler = state.pop("scaler", None)
+        checkpoints.load_network(self.experiment.network, checkpoint)
+        checkpoints.load_optimizer(self.experiment.optimizer, checkpoint)
+        if scaler is not None:
+            value, counter = self.experiment.scaler.scale_value, self.experiment.scaler.counter
+            value.set_data(type(value)(np.array(scaler[0], value.asnumpy().dtype)))
+            counter.set_data(type(counter)(np.array(scaler[1], counter.asnumpy().dtype)))
+        self.progress = Progress(**state)
+        self.extra = dict(checkpoint.extra)
+
+    def _epoch(self) -> None:
+        experiment, progress = self.experiment, self.progress
+        self._each("on_epoch_begin")
+        self.step.set_train()
+        if progress.step < experiment.steps_per_epoch:
+            for images, labels in experiment.data.train(progress.epoch, skip=progress.step):
+                loss, norm, finite = self.step(images, labels)
+                result = StepResult(float(loss.asnumpy()), float(norm.asnumpy()), bool(finite.asnumpy()))
+                self._account(result)
+                self._each("on_step_end", result)
+                self.stop_signal = self.workers.largest(self.stop_signal)
+                if self.stop_signal:
+                    self._each("on_stop")
+                    raise Stopped(self.stop_signal)
+                if progress.step == experiment.steps_per_epoch:
+                    break
+        self.workers.average_statistics(experiment.network)
+        row = self._row()
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.loss_sum = progress.norm_sum = 0.0
+        progress.skipped = 0
+        self._each("on_epoch_end", row)
+
+    def _account(self, result: StepResult) -> None:
+        progress, scaler = self.progress, self.experiment.scaler
+        number = progress.epoch * self.experiment.steps_per_epoch + progress.step + 1
+        overflowed = not result.applied and scaler is not None and float(scaler.scale_value) > 1
+        if not overflowed and not (math.isfinite(result.loss) and result.applied):
+            what = "loss" if not math.isfinite(result.loss) else "gradient"
+            raise Diverged(f"the {what} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
+                           f"{progress.step + 1}): lower optimizer.lr or resume from the last checkpoint with another "
+                           "recipe")
+        progress.step += 1
+        if overflowed:
+            progress.skipped += 1
+        else:
+            progress.loss_sum += result.loss
+            progress.norm_sum += result.gradient_norm
+
+    def _row(self) -> dict[str, Any]:
+        """The epoch's own metrics; n, alpha and lr are those of its last step."""
+        progress = self.progress
+        progress.step -= 1
+        scheduled = {name: self.schedule(name) for name in ("lr", "n", "alpha")}
+        progress.step += 1
+        applied = progress.step - progress.skipped
+        return {"epoch": progress.epoch + 1, "step": (progress.epoch + 1) * self.experiment.steps_per_epoch, **scheduled,
+                "train_loss": progress.loss_sum / applied if applied else math.nan,
+                "gradient_norm": progress.norm_sum / applied if applied else math.nan, "skipped": progress.skipped}
+
+    def _each(self, moment: str, *arguments) -> None:
+        for callback in self.callbacks:
+            getattr(callback, moment)(self, *arguments)

@@ -1,0 +1,107 @@
+"""Trains a network. Every key of default_config.yaml is a flag: --optimizer.lr 0.05.
+
+    python train.py --config configs/digits.yaml                 embedded data, minutes on a CPU
+    python train.py --data_path DIR                              the paper's CIFAR-10 ResNet-20, 400 epochs
+    python train.py --resume runs/cifar10                        goes on from the run's last checkpoint
+
+Exit code: 0 trained to the end; 2 bad input or a diverged run; 128 + n stopped by signal n, saved (143: SIGTERM, 130:
+Ctrl-C).
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from src import doors, runtime
+from src.config import Config, load_config, parse_config, read_yaml
+from src.errors import UserError
+
+LAST = "last.ckpt"
+SHORTHANDS = {
+    "dataset": "data.name", "data_path": "data.path", "output_dir": "output_dir", "epochs": "train.epochs",
+    "steps_per_epoch": "train.steps_per_epoch", "device_target": "runtime.device_target", "mode": "runtime.mode",
+    "seed": "seed", "init_checkpoint": "init_checkpoint", "amp_level": "amp.level",
+}
+# What may change when a run goes on: where and how, but nothing that the result depends on.
+RESUMABLE = {"data.path", "data.workers", "data.download", "runtime.device_target", "runtime.distribute",
+             "train.save_every_steps"}
+
+
+def main(argv: Sequence[str]) -> int:
+    config, run_folder, resume = parse(argv)
+    runtime.prepare_environment()
+    worker = runtime.start(config.runtime.device_target, config.runtime.mode, config.seed, config.runtime.distribute)
+
+    from src import experiment as experiments
+    from src.checkpoints import load_network, read
+    from src.training import callbacks
+    from src.training.trainer import Stopped, Trainer
+
+    checkpoint = read(run_folder / LAST) if resume else None
+    if config.init_checkpoint and not resume:
+        initial = read(config.init_checkpoint)
+    experiment = experiments.build(config, worker)
+    if config.init_checkpoint and not resume:
+        load_network(experiment.network, initial)
+    leader = worker.rank == 0
+    trainer = Trainer(experiment, [
+        callbacks.StopOnSignal(), *([callbacks.ProgressBar()] if leader else []), callbacks.Speed(),
+        callbacks.FlipRatio(), callbacks.Evaluate(), callbacks.History(print if leader else lambda line: None),
+        *([callbacks.SaveCheckpoints(run_folder / LAST), callbacks.WriteMetrics(run_folder)] if leader else [])])
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    if leader:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        callbacks.write_text(run_folder / "config.yaml", config.to_yaml())
+        versions = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
+        callbacks.write_text(run_folder / "versions.txt", versions)
+        print(f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of "
+              f"{experiment.steps_per_epoch} steps, {worker.size} worker(s) on {config.runtime.device_target}, seed "
+              f"{config.seed}, in {run_folder}")
+    try:
+        trainer.fit()
+    except Stopped as stopped:
+        trainer.workers.wait()
+        if leader:
+            print(f"stopped and saved; go on with: python train.py --resume {run_folder}")
+        return 128 + stopped.signal
+    return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:
+    """The config, the run's folder, and whether to resume in it."""
+    parser = doors.Parser(prog="train.py", description=__doc__)
+    parser.add_argument("--config", metavar="FILE", help="a YAML file that names what differs from default_config.yaml")
+    parser.add_argument("--resume", metavar="DIR", help="go on in this run folder, with its config")
+    parser.add_argument("--distribute", action="store_true", help="this is one of several workers that msrun started")
+    doors.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = doors.parse_config_flags(parser, argv)
+    if arguments.distribute:
+        overrides["runtime.distribute"] = True
+    if arguments.resume:
+        return resumed(Path(arguments.resume), arguments.config, overrides)
+    config = load_config(arguments.config, overrides)
+    folder = Path(config.output_dir)
+    if (folder / LAST).exists():
+        raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --output_dir")
+    return config, folder, False
+
+
+def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) -> tuple[Config, Path, bool]:
+    """What `parse` returns for a run that goes on: its own config, but for the keys that may change."""
+    if not (folder / LAST).is_file() or not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} holds no run to resume: {LAST} and config.yaml are expected in it")
+    changed = sorted(set(overrides) - RESUMABLE)
+    if config_file or changed:
+        what = "--config" if config_file else ", ".join(changed)
+        raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
+    content = read_yaml(folder / "config.yaml")
+    for key, value in overrides.items():
+        section, name = key.split(".")
+        content[section][name] = value
+    return parse_config(content), folder, True
+
+
+if __name__ == "__main__":
+    sys.exit(doors.run(main))
