@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from src import doors, runtime
-from src.config import Config, load_config, parse_config, read_yaml
+from src.config import Config, load_config
 from src.errors import UserError
 
 LAST = "last.ckpt"
 SHORTHANDS = {
-    "dataset": "data.name", "data_path": "data.path", "output_dir": "output_dir", "epochs": "train.epochs",
-    "steps_per_epoch": "train.steps_per_epoch", "device_target": "runtime.device_target", "mode": "runtime.mode",
-    "seed": "seed", "init_checkpoint": "init_checkpoint", "amp_level": "amp.level",
+    "--dataset": "data.name", "--data_path": "data.path", "--download": "data.download", "--output_dir": "output_dir",
+    "--epochs": "train.epochs", "--steps_per_epoch": "train.steps_per_epoch", "--seed": "seed",
+    "--device_target": "runtime.device_target", "--mode": "runtime.mode", "--init_checkpoint": "init_checkpoint",
+    "--amp_level": "amp.level",
 }
 # What may change when a run goes on: where and how, but nothing that the result depends on.
 RESUMABLE = {"data.path", "data.workers", "data.download", "runtime.device_target", "runtime.distribute",
@@ -62,9 +63,11 @@ def main(argv: Sequence[str]) -> int:
     try:
         trainer.fit()
     except Stopped as stopped:
-        trainer.workers.wait()
         if leader:
-            print(f"stopped and saved; go on with: python train.py --resume {run_folder}")
+            program = "python train.py" if worker.size == 1 else (
+                f"scripts/run_distribute_train.sh --workers {worker.size}")
+            print(f"stopped and saved; go on with: {program} --resume {run_folder}", flush=True)
+        trainer.workers.wait()  # msrun kills the others as soon as one has ended
         return 128 + stopped.signal
     return 0
 
@@ -96,11 +99,7 @@ def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) ->
     if config_file or changed:
         what = "--config" if config_file else ", ".join(changed)
         raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
-    content = read_yaml(folder / "config.yaml")
-    for key, value in overrides.items():
-        section, name = key.split(".")
-        content[section][name] = value
-    return parse_config(content), folder, True
+    return load_config(folder / "config.yaml", overrides), folder, True
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ JSON: `config` (what rebuilds the network) and `state` (what resuming needs). Th
 alone; MindSpore 1.3 called its slopes `layer1.0.relu1.a`, MindSpore 2 by their attribute `layer1.0.relu1.w`: both load.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -64,7 +65,9 @@ def save(path: str | Path, network: nn.Cell, optimizer: nn.Cell, config: dict[st
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot write the checkpoint {path}: {_first_line(error)}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        for leftover in (partial, partial.with_suffix(".tmp")):  # the second is where MindSpore writes before it renames
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
 
 def read(path: str | Path) -> Checkpoint:

@@ -170,36 +170,47 @@ def read_yaml(path: str | Path) -> dict:
     return content
 
 
-def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """default_config.yaml, then the keys of the file at `path`, then `overrides`, dotted keys as "optimizer.lr"."""
+def load_config(source: str | Path | Mapping[str, Any] | None = None,
+                overrides: Mapping[str, Any] | None = None) -> Config:
+    """default_config.yaml, then the keys of `source`, then `overrides`.
+
+    Args:
+        source: a YAML file, or a mapping such as the config in a checkpoint.
+        overrides: dotted keys, as "optimizer.lr".
+
+    Raises:
+        UserError: names the first key that is unknown or whose value is not allowed.
+    """
     content = read_yaml(DEFAULT_CONFIG)
-    if path is not None:
-        _merge(content, read_yaml(path), str(path))
+    if isinstance(source, Mapping):
+        _merge(content, source, "the stored config")
+    elif source is not None:
+        _merge(content, read_yaml(source), str(source))
     for key, value in (overrides or {}).items():
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
         _merge(content, nested, "the command line")
-    return parse_config(content)
-
-
-def parse_config(content: Mapping[str, Any]) -> Config:
-    """A complete mapping, as `Config.to_yaml` writes it, to a Config. UserError names the first wrong key."""
     try:
         return Config.model_validate(content)
     except ValidationError as error:
         raise UserError(_describe(error)) from error
 
 
-def parse_override(key: str, text: str) -> Any:
-    """The value of `--key text`: as it stands where the config wants text, else read as YAML."""
+def annotation_of(key: str) -> Any:
+    """The Python type of a dotted key; None if there is no such key."""
     model: Any = Config
     for part in key.split("."):
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
-            break
+            return None
         model = field.annotation
-    if model is str:
+    return model
+
+
+def parse_override(key: str, text: str) -> Any:
+    """The value of `--key text`: as it stands where the config wants text, else read as YAML."""
+    if annotation_of(key) is str:
         return text
     try:
         return yaml.safe_load(text)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src.config import FREE_KEY, Config, leaf_keys, parse_override
+from src.config import FREE_KEY, Config, annotation_of, leaf_keys, parse_override
 from src.errors import UserError
 
 BAD_INPUT = 2
@@ -39,13 +39,14 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
 
 
 def add_config_flags(parser: Parser, shorthands: dict[str, str]) -> None:
-    """A flag for every key of the config, dotted: --optimizer.lr. `shorthands`: further names of some keys' flags."""
+    """A flag for every key of the config, dotted: --optimizer.lr. `shorthands`: further flags of some keys."""
     group = parser.add_argument_group("config keys (default_config.yaml explains them)")
     for key in leaf_keys(Config):
-        names = [f"--{name}" for name, target in shorthands.items() if target == key]
+        names = [flag for flag, target in shorthands.items() if target == key]
         if f"--{key}" not in names:
             names.append(f"--{key}")
-        group.add_argument(*names, dest=key, metavar="VALUE", default=argparse.SUPPRESS)
+        switch = {"nargs": "?", "const": "true"} if annotation_of(key) is bool else {}  # --download is short for --download true
+        group.add_argument(*names, dest=key, metavar="VALUE", default=argparse.SUPPRESS, **switch)
 
 
 def parse_config_flags(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

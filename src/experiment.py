@@ -7,8 +7,9 @@ from mindcv.loss import create_loss
 from mindspore import amp, nn
 
 from src.binary import schedules
+from src.checkpoints import Checkpoint, load_network
 from src.config import Config
-from src.data import Dataset, open_dataset
+from src.data import Dataset, find_preprocessing, open_dataset
 from src.errors import UserError
 from src.models import create_model
 from src.optimizers import create_optimizer, learning_rates
@@ -45,12 +46,24 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
         raise UserError(str(error)) from error
 
 
-def build_data(config: Config, worker: Worker = Worker(), splits: tuple[str, ...] = ("train", "test")) -> Dataset:
+def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | None = None) -> nn.Cell:
+    """The network that the config names with a checkpoint's weights; `num_classes` None: those of its data set.
+
+    Raises:
+        UserError: the checkpoint does not fit, or a name is unknown.
+    """
+    network = build_network(config, num_classes or len(find_preprocessing(config.data.name).classes))
+    load_network(network, checkpoint)
+    return network
+
+
+def build_data(config: Config, worker: Worker = Worker(), splits: tuple[str, ...] = ("train", "test"),
+               image_size: int | None = None) -> Dataset:
     """The data set that the config names, this worker's part of it for training."""
     return open_dataset(
         config.data.name, path=config.data.path, batch_size=config.data.batch_size, workers=config.data.workers,
         augment=config.data.augment, seed=config.seed, rank=worker.rank, size=worker.size,
-        download=config.data.download, splits=splits)
+        download=config.data.download, splits=splits, image_size=image_size)
 
 
 def build_tables(config: Config, steps_per_epoch: int) -> dict[str, np.ndarray]:

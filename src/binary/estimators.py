@@ -21,9 +21,14 @@ from src.binary.schedules import ScheduledValue
 
 
 def sign(t):
-    """+1 where t > 0, else -1 (also at 0, -0 and NaN), in the dtype of `t`; any shape. No gradient of its own."""
+    """+1 where t > 0, else -1 (also at 0, -0 and NaN), in the dtype of `t`; any shape. No gradient of its own.
+
+    In graph mode MindSpore's CPU threads take subnormal numbers for 0: their sign is -1 there.
+    """
     # Compare and cast: MindSpore's Sign is 0 at 0, has no ONNX mapping, and select takes three times as long on CPU.
-    return ops.cast(t > 0, t.dtype) * 2 - 1
+    # In float32, since the CPU has no comparison of bfloat16; for a float32 input these casts cost nothing.
+    positive = ops.cast(t, ms.float32) > 0
+    return ops.cast(ops.cast(positive, ms.float32) * 2 - 1, t.dtype)
 
 
 class Surrogate(nn.Cell):
@@ -35,6 +40,9 @@ class Surrogate(nn.Cell):
 
     scheduled = None
     initial = 0.0
+
+    def __init__(self):  # without nn.Cell's own arguments, which are no options of an estimator
+        super().__init__()
 
     def derivative(self, t, state):
         """The surrogate of d sign/dt at float32 `t`, the same shape."""
@@ -65,7 +73,7 @@ class ClippedStraightThrough(Surrogate):
     """
 
     def derivative(self, t, state):
-        return _within(t, 1.0)
+        return ops.cast(ops.abs(t) <= 1.0, ms.float32)
 
 
 class FourierApproximation(Surrogate):
@@ -88,23 +96,23 @@ class FourierApproximation(Surrogate):
 
     def __init__(self, omega: float = 0.1, n: int = 9, clip: float | None = None):
         super().__init__()
-        require(0 < omega < math.inf, "omega", omega, "a finite number greater than 0")
-        require(isinstance(n, int) and n >= 0, "n", n, "an integer of at least 0")
-        require(clip is None or 0 < clip < math.inf, "clip", clip, "None or a finite number greater than 0")
+        require(_positive(omega), "omega", omega, "a finite number greater than 0")
+        require(isinstance(n, int) and not isinstance(n, bool) and n >= 0, "n", n, "an integer of at least 0")
+        require(clip is None or _positive(clip), "clip", clip, "None or a finite number greater than 0")
         self.initial = float(n)
         self.clip = clip
         self.constants = fourier.closed_form_constants(omega)
 
     def derivative(self, t, state):
+        gradient = fourier.derivative(t, state, self.constants)
         if self.clip is None:
-            return fourier.derivative(t, state, self.constants)
-        bounded = ops.minimum(ops.abs(t), self.clip)  # the kernel is even; infinity is out of bounds, not NaN
-        return fourier.derivative(bounded, state, self.constants) * _within(t, self.clip)
+            return gradient
+        return ops.select(ops.abs(t) > self.clip, 0.0, gradient)  # not a product: infinity is out of bounds, NaN stays
 
 
-def _within(t, bound: float):
-    """1 where |t| <= bound, else 0, float32."""
-    return ops.cast(ops.abs(t) <= bound, ms.float32)
+def _positive(value) -> bool:
+    """Whether it is a finite number greater than 0; True is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 class Estimator(nn.Cell):

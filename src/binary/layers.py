@@ -38,12 +38,15 @@ class BinaryConv2d(nn.Cell):
                  activation_quantizer: nn.Cell | None = None, weight_quantizer: nn.Cell | None = None):
         super().__init__()
         shape = (out_channels, in_channels, kernel_size, kernel_size)
-        self.stride = stride
-        self.padding = padding
+        # Tuples: the ONNX exporter fails on plain numbers.
+        self.kernel_size = (kernel_size, kernel_size)
+        self.stride = (stride, stride)
+        self.padding = (padding,) * 4
         self.activation_quantizer = activation_quantizer
         self.weight_quantizer = weight_quantizer
         self.weight = Parameter(initializer(HeNormal(), shape, ms.float32))
-        self.convolution = ops.Conv2D(out_channels, kernel_size, pad_mode="pad", pad=padding, stride=stride)
+        self.convolution = ops.Conv2D(out_channels, self.kernel_size, pad_mode="pad", pad=self.padding,
+                                      stride=self.stride)
 
     def quantized_weight(self):
         """The weight that the convolution uses; the one place where the latent weight is read."""

@@ -47,11 +47,12 @@ class NoiseAdaptation(nn.Cell):
         self.w2 = Parameter(initializer(Normal(0.01), (hidden, dimension), ms.float32))
 
     def construct(self, t):
+        w1, w2 = ops.cast(self.w1, t.dtype), ops.cast(self.w2, t.dtype)
         if t.ndim == 4:  # a linear map of each position is a convolution with a 1x1 kernel
-            hidden = ops.relu(ops.conv2d(t, ops.transpose(self.w1, (1, 0))[:, :, None, None]))
-            e = ops.conv2d(hidden, ops.transpose(self.w2, (1, 0))[:, :, None, None])
+            hidden = ops.relu(ops.conv2d(t, ops.transpose(w1, (1, 0))[:, :, None, None]))
+            e = ops.conv2d(hidden, ops.transpose(w2, (1, 0))[:, :, None, None])
         else:
-            e = ops.matmul(ops.relu(ops.matmul(t, self.w1)), self.w2)
+            e = ops.matmul(ops.relu(ops.matmul(t, w1)), w2)
         if self.eta == "sine":
             e = e + self.amplitude * ops.sin(t)
         elif self.eta == "linear":

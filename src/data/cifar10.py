@@ -4,6 +4,7 @@ Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 200
 """
 
 import hashlib
+import http.client
 import shutil
 import tarfile
 import urllib.error
@@ -22,6 +23,7 @@ FOLDER = "cifar-10-batches-bin"
 RELEASED_FOLDER = "cifar-10-verify-bin"  # as the released evaluation script names it
 FILES = {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)}
 RECORD_BYTES = 1 + 3 * 32 * 32
+FILE_BYTES = 10_000 * RECORD_BYTES  # of each of the six files; MindSpore's engine reads no other size
 
 
 def find(path: str, splits: tuple[str, ...], download: bool) -> str:
@@ -81,8 +83,8 @@ def fetch(path: str) -> None:
             tar.extractall(unpacked, filter="data")
         shutil.rmtree(root / FOLDER, ignore_errors=True)
         (unpacked / FOLDER).rename(root / FOLDER)
-    except urllib.error.URLError as error:
-        raise UserError(f"cannot download CIFAR-10 ({error.reason}): {by_hand}") from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise UserError(f"cannot download CIFAR-10 ({getattr(error, 'reason', error)}): {by_hand}") from error
     except OSError as error:
         raise UserError(f"cannot write CIFAR-10 to {root} ({error.strerror or error}): {by_hand}") from error
     finally:
@@ -92,9 +94,9 @@ def fetch(path: str) -> None:
 
 def _verify(file: Path) -> None:
     size = file.stat().st_size
-    if size == 0 or size % RECORD_BYTES:
-        raise UserError(f"{file} is truncated or no CIFAR-10 file: it has {size} bytes, but must have a multiple of "
-                        f"{RECORD_BYTES}; fetch it again")
+    if size != FILE_BYTES:
+        raise UserError(f"{file} is truncated or no CIFAR-10 file: it has {size} bytes, but must have {FILE_BYTES}; fetch "
+                        "it again")
     labels = np.memmap(file, np.uint8, "r")[::RECORD_BYTES]
     if labels.max() > 9:
         raise UserError(f"{file} is damaged: record {int(labels.argmax())} has label {labels.max()}, but labels are "

@@ -11,9 +11,16 @@ from mindspore.dataset import vision
 from src.binary.registry import nearest
 from src.data import cifar10, digits
 from src.errors import UserError
-from src.preprocessing import PREPROCESSING
+from src.preprocessing import PREPROCESSING, Preprocessing
 
 SOURCES = {"cifar10": cifar10, "digits": digits}
+
+
+def find_preprocessing(name: str) -> Preprocessing:
+    """Size, normalisation and classes of a data set; UserError for an unknown name."""
+    if name not in SOURCES:
+        raise UserError(f"unknown data set {name!r}{nearest(name, SOURCES)}; allowed are {', '.join(SOURCES)}")
+    return PREPROCESSING[name]
 
 
 class Dataset:
@@ -28,6 +35,7 @@ class Dataset:
         seed: with the epoch it fixes order and augmentation.
         rank, size: which of how many shards of the training images this worker takes.
         splits: the ones whose files must be there.
+        image_size: height and width to which images are scaled; None: as they are.
 
     Raises:
         UserError: an unknown name; files missing, truncated or damaged.
@@ -35,13 +43,12 @@ class Dataset:
 
     def __init__(self, name: str, path: str = "data", batch_size: int = 128, workers: int = 1, augment: bool = True,
                  seed: int = 0, rank: int = 0, size: int = 1, download: bool = False,
-                 splits: tuple[str, ...] = ("train", "test")):
-        if name not in SOURCES:
-            raise UserError(f"unknown data set {name!r}{nearest(name, SOURCES)}; allowed are {', '.join(SOURCES)}")
+                 splits: tuple[str, ...] = ("train", "test"), image_size: int | None = None):
+        self.preprocessing = find_preprocessing(name)
         self.name = name
         self.source = SOURCES[name]
         self.root = self.source.find(path, splits, download)
-        self.preprocessing = PREPROCESSING[name]
+        self.image_size = image_size or self.preprocessing.size
         self.num_classes = len(self.preprocessing.classes)
         self.batch_size = batch_size
         self.workers = min(workers, os.cpu_count() or 1)
@@ -79,7 +86,8 @@ class Dataset:
 
     def _batches(self, rows, augmentation, batch_size: int, drop_remainder: bool):
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        normalisation = [vision.Rescale(1 / 255, 0.0), vision.Normalize(mean, std), vision.HWC2CHW()]
+        resize = [vision.Resize((self.image_size, self.image_size))] if self.image_size != self.preprocessing.size else []
+        normalisation = [*resize, vision.Rescale(1 / 255, 0.0), vision.Normalize(mean, std), vision.HWC2CHW()]
         return create_loader(rows, batch_size, drop_remainder=drop_remainder, transform=augmentation + normalisation,
                              num_classes=self.num_classes, num_parallel_workers=self.workers)
 

@@ -114,10 +114,8 @@ class SaveCheckpoints(Callback):
         self.last = last
         self.best = last.with_name("best.ckpt")
 
-    def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        every = trainer.experiment.config.train.save_every_steps
-        if every and trainer.progress.step % every == 0:
-            trainer.save(self.last)
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        trainer.save(self.last)
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         better = row["test_top1"] > trainer.progress.best_top1
@@ -127,9 +125,6 @@ class SaveCheckpoints(Callback):
             partial = self.best.with_name(f".{self.best.name}.partial")
             shutil.copyfile(self.last, partial)
             os.replace(partial, self.best)
-
-    def on_stop(self, trainer: Trainer) -> None:
-        trainer.save(self.last)
 
 
 class WriteMetrics(Callback):
@@ -151,10 +146,16 @@ class WriteMetrics(Callback):
 class StopOnSignal(Callback):
     """SIGTERM and Ctrl-C let the step under way finish; then the run is saved and ends. A second one ends it at once."""
 
+    ECHO_SECONDS = 1.0  # timeout(1) sends its signal twice in a row: to the process, then to its group
+
     def on_train_begin(self, trainer: Trainer) -> None:
         def handle(number: int, frame) -> None:
+            now = time.monotonic()
             if trainer.stop_signal:
-                sys.exit(128 + number)
+                if now - self.received > self.ECHO_SECONDS:
+                    sys.exit(128 + number)
+                return
+            self.received = now
             trainer.stop_signal = number
             print(f"\n{signal.Signals(number).name}: finishing the step, saving, ending", file=sys.stderr)
 

@@ -59,6 +59,9 @@ class Callback:
     def on_epoch_end(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """`row`: the epoch's metrics; add to it."""
 
+    def on_checkpoint(self, trainer: "Trainer") -> None:
+        """A moment inside an epoch to save: every so many steps, and before an early end."""
+
     def on_stop(self, trainer: "Trainer") -> None:
         """Training is about to end before its time."""
 
@@ -75,7 +78,7 @@ class Trainer:
     Attributes:
         progress (Progress): where the run stands.
         extra (dict): arrays that callbacks keep in the checkpoint.
-        stop_signal (int): set to a signal's number, it ends training after the step under way.
+        stop_signal (int): set to a signal's number on any worker, it ends training on all after the step under way.
     """
 
     def __init__(self, experiment: Experiment, callbacks: list[Callback]):
@@ -149,10 +152,16 @@ class Trainer:
                 result = StepResult(float(loss.asnumpy()), float(norm.asnumpy()), bool(finite.asnumpy()))
                 self._account(result)
                 self._each("on_step_end", result)
-                self.stop_signal = self.workers.largest(self.stop_signal)
-                if self.stop_signal:
+                # Not kept in stop_signal: a signal that comes in this very moment would be overwritten.
+                stop = self.workers.agree_on_signal(self.stop_signal)
+                every = experiment.config.train.save_every_steps
+                if stop or (every and progress.step % every == 0):
+                    # One worker's file is what all go on from: without the mean, the others' statistics would be lost.
+                    self.workers.average_statistics(experiment.network)
+                    self._each("on_checkpoint")
+                if stop:
                     self._each("on_stop")
-                    raise Stopped(self.stop_signal)
+                    raise Stopped(stop)
                 if progress.step == experiment.steps_per_epoch:
                     break
         self.workers.average_statistics(experiment.network)

@@ -1,0 +1,62 @@
+"""Evaluates a checkpoint on all test images: top-1, top-5, loss, a table of classes, and a last line of JSON.
+
+    python eval.py --checkpoint runs/cifar10/best.ckpt
+    python eval.py --ckpt released.ckpt --data_path DIR -b 128         a checkpoint without config: ResNet-20, CIFAR-10
+
+The network comes from the checkpoint's own config where it has one; every config key is a flag that overrides it. The
+loss is smoothed as in the authors' evaluation: 1 - s on the label, s / (K - 1) on each other class.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from src import doors, runtime
+from src.config import load_config
+from src.errors import UserError
+
+SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target",
+              "--mode": "runtime.mode", "-b": "data.batch_size", "--batch-size": "data.batch_size"}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = doors.Parser(prog="eval.py", description=__doc__)
+    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
+    parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
+    parser.add_argument("--smoothing", type=float, default=0.1, metavar="S", help="of the loss, in [0, 1); default 0.1")
+    parser.add_argument("--image_size", type=int, metavar="PIXELS", help="scale images to this size; default: as they are")
+    doors.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = doors.parse_config_flags(parser, argv)
+    if not 0 <= arguments.smoothing < 1:
+        raise UserError(f"--smoothing is {arguments.smoothing}, but must be at least 0 and less than 1")
+    for flag, value, least in (("--num-classes", arguments.num_classes, 1), ("--image_size", arguments.image_size, 4)):
+        if value is not None and value < least:
+            raise UserError(f"{flag} is {value}, but must be at least {least}")
+    runtime.prepare_environment()
+
+    from src import checkpoints, experiment
+    from src.training.evaluation import evaluate
+
+    checkpoint = checkpoints.read(arguments.checkpoint)
+    config = load_config(checkpoint.config, overrides)
+    runtime.start(config.runtime.device_target, config.runtime.mode, config.seed)
+    network = experiment.trained_network(config, checkpoint, arguments.num_classes)
+    data = experiment.build_data(config, splits=("test",), image_size=arguments.image_size)
+    num_classes = arguments.num_classes or data.num_classes
+    if num_classes < data.num_classes:
+        raise UserError(f"--num-classes is {num_classes}, but {data.name} has {data.num_classes} classes")
+    result = evaluate(network, data.test(), num_classes, arguments.smoothing)
+
+    print(f"{config.network.name}{'' if config.network.binary else ' (full precision)'}, {arguments.checkpoint}, "
+          f"{result.images} test images of {data.name}")
+    print(f"{'class':<14}{'images':>8}{'right':>9}")
+    for name, count, right in zip(data.preprocessing.classes, result.counts, result.per_class, strict=False):
+        print(f"{name:<14}{count:>8}{right:>9.2%}")
+    print(f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f} (smoothing {arguments.smoothing})")
+    print(json.dumps({"Validation-Loss": result.loss, "Top1-Acc": result.top1, "Top5-Acc": result.top5,
+                      "images": result.images, "checkpoint": arguments.checkpoint}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(doors.run(main))

@@ -1,0 +1,66 @@
+"""Exports a checkpoint for inference: weights binarized to constants, no noise modules, nothing trainable.
+
+    python export.py --checkpoint runs/cifar10/best.ckpt                                MINDIR and ONNX, any batch size
+    python export.py --checkpoint FILE --file_format ONNX --batch_size 1 --output exports/resnet20
+
+Each file is read back by its own runtime (MindSpore, onnxruntime) and compared with the network on 500 images; a file
+that does not agree is not left behind. Beside it stands a JSON with layout, size, mean, std and class names. AIR needs
+an Ascend host; ALL is every format that this host can write.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src import doors, runtime
+from src.errors import UserError
+
+FORMATS = ("MINDIR", "ONNX", "AIR", "ALL")
+SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target"}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = doors.Parser(prog="export.py", description=__doc__)
+    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
+    parser.add_argument("--file_format", choices=FORMATS, default="ALL", help="default: ALL")
+    parser.add_argument("--batch_size", default="dynamic", metavar="N|dynamic", help="images a call; default: dynamic")
+    parser.add_argument("--output", metavar="PATH", help="of the file, without suffix; default: beside the checkpoint")
+    parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
+    doors.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = doors.parse_config_flags(parser, argv)
+    checkpoint = Path(arguments.checkpoint)
+    if not checkpoint.is_file():
+        raise UserError(f"the checkpoint {checkpoint} does not exist")
+    batch_size = parse_batch_size(arguments.batch_size)
+    on_ascend = overrides.get("runtime.device_target") == "Ascend"
+    formats = [arguments.file_format]
+    if arguments.file_format == "ALL":
+        formats = ["MINDIR", "ONNX", *(["AIR"] if on_ascend and batch_size else [])]
+    output = Path(arguments.output) if arguments.output else checkpoint.with_suffix("")
+    runtime.prepare_environment()
+    search_path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]))
+    for file_format in formats:
+        request = {"checkpoint": str(checkpoint), "overrides": overrides, "num_classes": arguments.num_classes,
+                   "file_format": file_format, "batch_size": batch_size, "output": str(output)}
+        traceback = ["--traceback"] if arguments.traceback else []
+        child = subprocess.run([sys.executable, "-m", "src.deploy.export_job", json.dumps(request), *traceback],
+                               env={**os.environ, "PYTHONPATH": search_path})
+        if child.returncode:
+            return child.returncode
+    return 0
+
+
+def parse_batch_size(text: str) -> int | None:
+    """The number, or None for dynamic."""
+    if text == "dynamic":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch_size is {text!r}, but must be dynamic or a whole number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(doors.run(main))

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# From nothing to an exported binary network: makes .venv, trains ResNet-20 with FDA and the noise module on digits,
+# evaluates the checkpoint, exports MINDIR and ONNX and checks them.   usage: bash scripts/quickstart.sh [RUN_FOLDER]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+setup_environment
+
+REQUIRED_ACCURACY=0.95
+run_folder=${1:-runs/quickstart-$(date +%Y%m%d-%H%M%S)}
+"$PYTHON" train.py --config configs/digits.yaml --output_dir "$run_folder"
+"$PYTHON" eval.py --checkpoint "$run_folder/best.ckpt" | tee "$run_folder/evaluation.txt"
+"$PYTHON" export.py --checkpoint "$run_folder/best.ckpt" --file_format ALL
+tail -n 1 "$run_folder/evaluation.txt" | "$PYTHON" -c '
+import json, sys
+accuracy, required = json.load(sys.stdin)["Top1-Acc"], float(sys.argv[1])
+print(f"test accuracy {accuracy:.2%}, required {required:.0%}")
+sys.exit(accuracy < required)' "$REQUIRED_ACCURACY"
+echo "done: the checkpoint, its curves and the exported files are in $run_folder"

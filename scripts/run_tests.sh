@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Lints and tests in .venv, which it makes if need be.   usage: bash scripts/run_tests.sh [--all] [PYTEST ARGUMENTS]
+# --all adds the tests marked slow.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+setup_environment
+
+selection=(-m "not slow")
+if [ "${1:-}" = "--all" ]; then
+    selection=()
+    shift
+fi
+"$PYTHON" -m ruff check .
+exec "$PYTHON" -m pytest "${selection[@]}" "$@"

@@ -1,0 +1,163 @@
+"""Does an exported file compute what the network computes? Read back by its own runtime and compared on images.
+
+Two runtimes never agree to the last bit, and where a value before a sign lies within rounding of 0 the sign flips and
+with it a share of the logits. Such an image is explained, not excused: with the file's signs put into the network,
+every value before a sign and the logits must agree, and each sign that the network itself had otherwise must stand at
+a value within `FLIP_TOLERANCE` of 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from src.deploy.freeze import InputSign, replace
+from src.errors import UserError
+
+LOGIT_TOLERANCE = 1e-4  # of the logits' scale, their root mean square
+FLIP_TOLERANCE = 1e-5  # of a value before a sign, absolute
+LAYER_TOLERANCE = 1e-5  # of a layer's largest value, given the same signs
+MAXIMUM_SHARE = 0.01  # of images that differ and are explained
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of `images` images, `explained` differ by more than the tolerance for flipped signs alone."""
+
+    images: int
+    explained: int
+    largest_difference: float  # of the other images, relative to the logits' scale
+
+    def __str__(self) -> str:
+        return (f"{self.images} images compared, {self.explained} ({self.explained / self.images:.1%}) with a sign flipped "
+                f"within rounding of 0, the rest within {self.largest_difference:.1e} of the logits' scale")
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A file in its runtime. `logits`: images (N, C, H, W) to (N, K). `signs`, where the runtime shows them: images to
+    the values before each sign, in order."""
+
+    logits: Callable[[np.ndarray], np.ndarray]
+    values_before_signs: Callable[[np.ndarray], list[np.ndarray]] | None = None
+
+
+def load_mindir(path: Path) -> ExportedModel:
+    """A MINDIR file in MindSpore."""
+    graph = nn.GraphCell(ms.load(str(path)))
+    return ExportedModel(lambda images: graph(ms.Tensor(images)).asnumpy())
+
+
+def load_onnx(path: Path) -> ExportedModel:
+    """An ONNX file in onnxruntime; the values before signs are what its Greater nodes compare."""
+    import onnx
+    import onnxruntime
+
+    def session(content: bytes) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    model = onnx.load(str(path))
+    plain = session(model.SerializeToString())
+    tapped = [node.input[0] for node in model.graph.node if node.op_type == "Greater"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tapped)
+    instrumented = session(model.SerializeToString())
+    return ExportedModel(lambda images: plain.run(["logits"], {"images": images})[0],
+                         lambda images: instrumented.run(tapped, {"images": images}))
+
+
+LOADERS = {"MINDIR": load_mindir, "ONNX": load_onnx}
+
+
+def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_size: int) -> Comparison:
+    """Compares a frozen network and a file.
+
+    Args:
+        network: what was exported.
+        images: float32 (N, C, H, W), normalised.
+        batch_size: that the file takes; N need not be a multiple of it.
+
+    Raises:
+        UserError: an image differs and is not explained, or too many are.
+    """
+    expected = in_batches(lambda batch: network(ms.Tensor(batch)).asnumpy(), images, batch_size)
+    found = in_batches(model.logits, images, batch_size)
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        raise UserError(f"the exported file gives {found.shape} logits, finite: {np.isfinite(found).all()}; "
+                        f"{expected.shape} finite ones are expected")
+    scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
+    differences = np.abs(found.astype(np.float64) - expected).max(1) / scale
+    suspects = np.flatnonzero(~(differences <= LOGIT_TOLERANCE))
+    if len(suspects) > MAXIMUM_SHARE * len(images):
+        raise UserError(f"{len(suspects)} of {len(images)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
+                        f"scale, the most by {differences.max():.2e}: the exported file is not this network")
+    for index in suspects:
+        _explain(network, model, images[index:index + 1], scale, batch_size, differences[index])
+    rest = np.delete(differences, suspects)
+    return Comparison(len(images), len(suspects), float(rest.max()) if len(rest) else 0.0)
+
+
+def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int) -> np.ndarray:
+    """function over batches of exactly `batch_size` images, the last filled up with zeros; the results together."""
+    results = []
+    for start in range(0, len(images), batch_size):
+        results.append(function(_filled(images[start:start + batch_size], batch_size))[:len(images) - start])
+    return np.concatenate(results)
+
+
+class ReplayedSign(nn.Cell):
+    """Stands for an `InputSign`: notes the value that it gets, and answers with the sign that another runtime had."""
+
+    def __init__(self, foreign_values: list[np.ndarray], own_values: list[np.ndarray]):
+        super().__init__()
+        self.foreign_values = foreign_values
+        self.own_values = own_values
+
+    def construct(self, x):
+        foreign = self.foreign_values[len(self.own_values)]
+        self.own_values.append(x.asnumpy())
+        return ms.Tensor(np.where(foreign > 0, 1, -1).astype(np.float32))
+
+
+def _explain(network: nn.Cell, model: ExportedModel, image: np.ndarray, scale: float, batch_size: int,
+             difference: float) -> None:
+    """Raises UserError unless flips within rounding of 0 account for the whole difference on one image."""
+    unexplained = f"an image differs by {difference:.2e} of the logits' scale and "
+    if model.values_before_signs is None:
+        raise UserError(unexplained + "the runtime is the network's own: the exported file is not this network")
+    batch = _filled(image, batch_size)
+    foreign = [values[:1] for values in model.values_before_signs(batch)]
+    foreign_logits = model.logits(batch)[:1]
+    own: list[np.ndarray] = []
+    replayed = _replaying(network, foreign, own)
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        logits = replayed(ms.Tensor(image)).asnumpy()
+    finally:
+        ms.set_context(mode=mode)
+    for layer, (mine, theirs) in enumerate(zip(own, foreign, strict=True), start=1):
+        flipped = (mine > 0) != (theirs > 0)
+        if flipped.any() and np.abs(mine[flipped]).max() > FLIP_TOLERANCE:
+            raise UserError(f"{unexplained}sign {layer} flips at {np.abs(mine[flipped]).max():.2e}, beyond rounding of 0")
+        apart = np.abs(mine - theirs).max()
+        if not apart <= LAYER_TOLERANCE * max(1.0, np.abs(mine).max()):
+            raise UserError(f"{unexplained}the values before sign {layer} differ by {apart:.2e} given the same signs")
+    apart = np.abs(logits - foreign_logits).max() / scale
+    if not apart <= LAYER_TOLERANCE:
+        raise UserError(f"{unexplained}the logits differ by {apart:.2e} of their scale given the same signs")
+
+
+def _replaying(network: nn.Cell, foreign: list[np.ndarray], own: list[np.ndarray]) -> nn.Cell:
+    import copy
+
+    replayed = copy.deepcopy(network)
+    replace(replayed, InputSign, lambda cell: ReplayedSign(foreign, own))
+    return replayed
+
+
+def _filled(images: np.ndarray, batch_size: int) -> np.ndarray:
+    missing = batch_size - len(images)
+    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]) if missing else images

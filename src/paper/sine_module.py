@@ -1,0 +1,61 @@
+"""Draws sign, its Fourier partial sums and their derivatives (Eq. 6-10 of the paper).
+
+    python -m src.paper.sine_module docs/sine_module.png
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from src import doors
+from src.binary.fourier import partial_sum, partial_sum_derivative
+from src.errors import UserError
+
+OMEGA = 0.1
+TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the default schedule starts and ends
+
+
+def draw(path: Path) -> None:
+    """Writes the figure as a PNG: the functions, their derivatives near 0, and over more than a period."""
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    space, near, far = figure.subplots(1, 3)
+    t = np.linspace(-4, 4, 2001)
+    wide = np.linspace(-40, 40, 8001)
+    space.step(t, np.where(t > 0, 1, -1), color="black", label="sign(t)")
+    near.plot(t, np.abs(t) <= 1, color="black", label="clipped straight-through")
+    for n, color in TERMS:
+        space.plot(t, partial_sum(t, n, OMEGA), color=color, label=f"$s_n(t)$, n = {n}")
+        near.plot(t, partial_sum_derivative(t, n, OMEGA), color=color, label=f"$s_n'(t)$, n = {n}")
+        far.plot(wide, partial_sum_derivative(wide, n, OMEGA), color=color, linewidth=0.9, label=f"n = {n}")
+    half_period = np.pi / OMEGA
+    for edge in (-half_period, half_period):
+        far.axvline(edge, color="gray", linestyle=":")
+    titles = (f"sign and its partial sums, $\\omega$ = {OMEGA}", "Gradients near 0",
+              "The same further out: negative at $|t| = \\pi/\\omega$")
+    for panel, title in zip((space, near, far), titles, strict=True):
+        panel.set_title(title)
+        panel.set_xlabel("t")
+        panel.grid(alpha=0.3)
+        panel.legend(loc="lower right" if panel is space else "upper right", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = doors.Parser(prog="python -m src.paper.sine_module", description=__doc__)
+    parser.add_argument("output", help="the PNG to write")
+    path = Path(parser.parse_args(argv).output)
+    try:
+        draw(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(doors.run(main))

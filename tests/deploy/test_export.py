@@ -1,0 +1,173 @@
+"""export.py as a process: what stands in the files, that they agree with the network, and what is refused."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import doors as processes
+import mindspore as ms
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from mindspore import nn
+from mindspore.train.mind_ir_pb2 import ModelProto
+from networks import lively_network
+
+from src import checkpoints, doors
+from src.config import load_config
+from src.deploy import verification
+from src.deploy.formats import export_air
+from src.deploy.freeze import freeze
+from src.deploy.verification import compare, load_onnx
+from src.errors import UserError
+
+export = importlib.import_module("export")
+
+# Computation, and what MindSpore's intermediate representation adds to hold a graph together.
+STOCK_MINDIR = {"Conv2D", "BatchNorm", "ReLU", "Cast", "Greater", "Mul", "Muls", "Sub", "Add", "AvgPool", "Pad",
+                "ReduceMean", "MatMul", "BiasAdd"} | {"Depend", "Load", "MakeTuple", "TupleGetItem", "UpdateState"}
+STOCK_ONNX = {"Conv", "BatchNormalization", "Relu", "Cast", "Greater", "Mul", "Sub", "Add", "AveragePool", "Pad",
+              "ReduceMean", "Gemm", "Constant"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """A folder with a training checkpoint, noise modules and optimizer state in it, and what export.py made of it."""
+    folder = tmp_path_factory.mktemp("export")
+    network = lively_network()
+    config = load_config(overrides={"data.name": "digits"}).model_dump()
+    checkpoints.save(folder / "last.ckpt", network, nn.Momentum(network.trainable_params(), 0.1, 0.9), config, {}, {})
+    done = processes.run("export.py", "--checkpoint", "last.ckpt", "--output", "out/net", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("500 images compared") == 2
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(exported):
+    frozen = lively_network()
+    checkpoints.load_network(frozen, exported / "last.ckpt")
+    return freeze(frozen)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(5).normal(size=(500, 3, 32, 32)).astype(np.float32)
+
+
+def test_mindir_holds_stock_primitives_and_constant_binary_weights(exported):
+    model = ModelProto()
+    model.ParseFromString((exported / "out/net.mindir").read_bytes())
+    primitives = {primitive.op_type for primitive in model.primitives}
+    assert "Conv2D" in primitives and primitives <= STOCK_MINDIR, primitives - STOCK_MINDIR
+    assert not [parameter.name for parameter in model.graph.parameter if "noise" in parameter.name]
+    weights = {parameter.name.rsplit(":", 1)[-1]: np.frombuffer(parameter.raw_data, np.float32)
+               for parameter in model.graph.parameter}
+    binary = [weight for name, weight in weights.items() if ".conv" in name]
+    assert len(binary) == 18
+    assert all(len(np.unique(np.abs(weight))) == 1 and (weight != 0).all() for weight in binary)
+
+
+def test_onnx_holds_stock_operators_and_constant_binary_weights(exported):
+    model = onnx.load(str(exported / "out/net.onnx"))
+    assert {node.op_type for node in model.graph.node} <= STOCK_ONNX
+    assert {node.domain for node in model.graph.node} == {""}
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert not [name for name in weights if "noise" in name]
+    binary = [weight for name, weight in weights.items() if name.startswith("layer") and ".conv" in name]
+    assert len(binary) == 18 and all(len(np.unique(np.abs(weight))) == 1 for weight in binary)
+
+
+def test_both_take_any_batch_size_and_give_the_networks_logits(exported, network):
+    session = onnxruntime.InferenceSession(str(exported / "out/net.onnx"), providers=["CPUExecutionProvider"])
+    graph = nn.GraphCell(ms.load(str(exported / "out/net.mindir")))
+    for count in (1, 3):
+        batch = np.random.default_rng(count).normal(size=(count, 3, 32, 32)).astype(np.float32)
+        expected = network(ms.Tensor(batch)).asnumpy()
+        np.testing.assert_array_equal(graph(ms.Tensor(batch)).asnumpy(), expected)
+        np.testing.assert_allclose(session.run(["logits"], {"images": batch})[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_description_stands_beside(exported):
+    for suffix in ("mindir", "onnx"):
+        description = json.loads((exported / f"out/net.{suffix}.json").read_text())
+        assert description["input"]["shape"] == ["dynamic", 3, 32, 32]
+        assert description["preprocessing"]["layout"] == "NCHW" and description["preprocessing"]["size"] == 32
+        assert description["preprocessing"]["mean"] == [0.5, 0.5, 0.5] and len(description["preprocessing"]["classes"]) == 10
+    assert sorted(path.name for path in (exported / "out").iterdir()) == [
+        "net.mindir", "net.mindir.json", "net.onnx", "net.onnx.json"]
+
+
+def altered(exported: Path, tmp_path: Path, name: str, added: float) -> Path:
+    """The exported ONNX file with a number added to every value of one parameter."""
+    model = onnx.load(str(exported / "out/net.onnx"))
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(added), name))
+    path = tmp_path / "altered.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_sign_flipped_within_rounding_of_0_is_explained(exported, network, images, tmp_path):
+    # A block's input is continuous; within a block, what stands before a sign takes few values and none near 0.
+    values = load_onnx(exported / "out/net.onnx").values_before_signs(images)[2]
+    third = float(np.sort(values[values > 0])[2])  # of eight million values, hence far below the tolerance
+    assert third < 5e-6
+    result = compare(network, load_onnx(altered(exported, tmp_path, "layer1.0.bn2.beta", -1.1 * third)), images, 100)
+    assert 1 <= result.explained <= 5 and result.images == 500
+    assert result.largest_difference < 1e-4
+
+
+def test_a_file_that_is_another_network_is_refused(exported, network, images, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="100 of 100 images differ .* the exported file is not this network"):
+        compare(network, load_onnx(altered(exported, tmp_path, "linear.bias", 1e-2)), images[:100], 100)
+    monkeypatch.setattr(verification, "MAXIMUM_SHARE", 1.0)  # past the count, each image must be explained
+    with pytest.raises(UserError, match="the logits differ by .* given the same signs"):
+        compare(network, load_onnx(altered(exported, tmp_path, "linear.bias", 1e-2)), images[:2], 2)
+    with pytest.raises(UserError, match="before sign 18 differ by .* given the same signs|beyond rounding of 0"):
+        compare(network, load_onnx(altered(exported, tmp_path, "layer3.2.bn1.beta", 1e-3)), images[:100], 100)
+
+
+def test_air_off_ascend_is_one_sentence_and_leaves_no_file(exported, tmp_path):
+    shutil.copy(exported / "last.ckpt", tmp_path)
+    done = processes.run("export.py", "--checkpoint", "last.ckpt", "--file_format", "AIR", "--batch_size", 1,
+                         "--output", "out/net", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0 and "AIR files can be written on a host with Ascend alone" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_air_reaches_mindspores_exporter_on_ascend(network, tmp_path, monkeypatch):
+    """There is no Ascend here: a stand-in for the device check drives the branch up to `ms.export`, no further."""
+    calls = []
+    monkeypatch.setattr("src.deploy.formats.on_ascend", lambda: True)
+    monkeypatch.setattr(ms, "export", lambda *arguments, **options: calls.append((arguments, options)))
+    export_air(network, (3, 32, 32), 4, tmp_path / "net.air")
+    (arguments, options), = calls
+    assert arguments[0] is network and arguments[1].shape == (4, 3, 32, 32)
+    assert options == {"file_name": str(tmp_path / "net.air"), "file_format": "AIR"}
+    with pytest.raises(UserError, match="fixed --batch_size"):
+        export_air(network, (3, 32, 32), None, tmp_path / "net.air")
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    ((), "--checkpoint"),
+    (("--checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
+    (("--checkpoint", __file__, "--file_format", "TFLITE"), "invalid choice: 'TFLITE'"),
+    (("--checkpoint", __file__, "--batch_size", "0"), "--batch_size is '0'"),
+    (("--checkpoint", __file__, "--batch_size", "many"), "--batch_size is 'many'"),
+])
+def test_bad_arguments_are_refused_in_one_sentence(argv, expected, capsys):
+    assert doors.run(export.main, list(argv)) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ") and expected in message and "\n" not in message
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_by_the_job(tmp_path):
+    (tmp_path / "junk.ckpt").write_bytes(b"junk" * 99)
+    done = processes.run("export.py", "--checkpoint", "junk.ckpt", "--file_format", "MINDIR", cwd=tmp_path)
+    assert done.returncode == 2 and "no MindSpore checkpoint" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["junk.ckpt"]

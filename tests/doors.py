@@ -1,0 +1,53 @@
+"""Running the doors as a user does: as processes, in an empty folder."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(door: str, *arguments) -> list[str]:
+    return [sys.executable, str(ROOT / door), *map(str, arguments)]
+
+
+def run(door: str, *arguments, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
+    """The finished process, its output as text."""
+    return subprocess.run(command(door, *arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def start(door: str, *arguments, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(command(door, *arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process: subprocess.Popen, timeout: float = 240) -> None:
+    """Returns once `condition()` holds; fails if the process ends or the time runs out before."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None, f"the process ended with {process.returncode}: {process.communicate()[0]}"
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def modified(path: Path) -> int:
+    """The file's time in nanoseconds, 0 if it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def write_cifar10(folder: Path, images_per_file: int, seed: int = 0) -> Path:
+    """A folder in CIFAR-10's layout: five training files and a test file of random images, labels in turn."""
+    generator = np.random.default_rng(seed)
+    target = folder / "cifar-10-batches-bin"
+    target.mkdir(parents=True)
+    for name in [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]:
+        records = generator.integers(0, 256, (images_per_file, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(images_per_file) % 10
+        records.tofile(target / name)
+    return folder

@@ -1,0 +1,84 @@
+"""eval.py: on our own checkpoints, on one in the released layout, and on bad input."""
+
+import importlib
+import json
+
+import doors as processes
+import mindspore as ms
+import numpy as np
+import pytest
+
+from src import doors
+from src.models import create_model
+
+evaluation = importlib.import_module("eval")
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A folder with a checkpoint as MindSpore 1.3 wrote it (no config, slopes named `a`), and CIFAR-10 test files."""
+    folder = tmp_path_factory.mktemp("released")
+    ms.set_seed(1)
+    network = create_model("resnet20", estimator="ste", noise_adaptation=False)
+    ms.save_checkpoint(network, str(folder / "released.ckpt"))
+    data = processes.write_cifar10(folder / "data", 30)
+    (data / "cifar-10-batches-bin").rename(data / "cifar-10-verify-bin")
+    for number in range(1, 6):
+        (data / "cifar-10-verify-bin" / f"data_batch_{number}.bin").unlink()
+    return folder
+
+
+def report(capsys, *argv) -> tuple[dict, str]:
+    assert doors.run(evaluation.main, [str(argument) for argument in argv]) == 0
+    output = capsys.readouterr().out
+    return json.loads(output.strip().split("\n")[-1]), output
+
+
+def test_the_released_scripts_flags_work_as_they_are(released, capsys):
+    result, output = report(capsys, "--data_path", released / "data", "--ckpt", released / "released.ckpt", "-b", 16,
+                            "--num-classes", 10, "--smoothing", 0.1, "--image_size", 32)
+    assert {"Validation-Loss", "Top1-Acc", "Top5-Acc"} <= result.keys()
+    assert result["images"] == 30  # the last partial batch of 14 included
+    assert 0 <= result["Top1-Acc"] <= result["Top5-Acc"] <= 1
+    assert output.count("airplane") == 1 and "truck" in output
+
+
+def test_the_batch_size_does_not_change_the_result(released, capsys):
+    arguments = ("--data_path", released / "data", "--checkpoint", released / "released.ckpt")
+    first, _ = report(capsys, *arguments, "--batch-size", 30)
+    second, _ = report(capsys, *arguments, "--batch-size", 7)
+    assert first["Top1-Acc"] == second["Top1-Acc"]
+    np.testing.assert_allclose(first["Validation-Loss"], second["Validation-Loss"], rtol=1e-6)
+
+
+def test_the_smoothing_is_the_releases(released, capsys):
+    arguments = ("--data_path", released / "data", "--checkpoint", released / "released.ckpt")
+    plain, smooth = (report(capsys, *arguments, "--smoothing", s)[0]["Validation-Loss"] for s in (0, 0.9))
+    # At s = 1 - 1/K each class has the weight 1/K, as a mean over classes: the loss of the label alone has no part.
+    assert plain != smooth
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    ((), "--checkpoint"),
+    (("--checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
+    (("--checkpoint", "."), "is no file"),
+    (("--checkpoint", "x", "--smoothing", "2"), "--smoothing is 2.0"),
+    (("--checkpoint", "x", "-b", "0"), "data.batch_size is 0"),
+    (("--checkpoint", "x", "--num-classes", "0"), "--num-classes is 0"),
+    (("--checkpoint", "empty.ckpt"), "is empty"),
+    (("--checkpoint", "junk.ckpt"), "no MindSpore checkpoint"),
+    (("--checkpont", "x"), "--checkpoint"),
+])
+def test_bad_input_is_refused_in_one_sentence(argv, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "junk.ckpt").write_bytes(b"no checkpoint" * 50)
+    assert doors.run(evaluation.main, list(argv)) == 2
+    message = capsys.readouterr().err.strip().split("\n")[-1]
+    assert message.startswith("error: ") and expected in message
+
+
+def test_a_checkpoint_of_another_network_is_refused(released, capsys):
+    arguments = ["--data_path", str(released / "data"), "--checkpoint", str(released / "released.ckpt")]
+    assert doors.run(evaluation.main, [*arguments, "--num-classes", "12"]) == 2
+    assert "linear.weight (10, 64) (the network has (12, 64))" in capsys.readouterr().err
