@@ -37,7 +37,7 @@ def cosine(start: float) -> Schedule:
 
 
 def number_of_terms(setting: int = 3, n_p: int = 9, n_s: int = 9) -> Schedule:
-    """n of the paper's section 3.4: setting 1, n_p throughout; 2, from 1 to n_p; 3, from n_s to 2 n_s (the default).
+    """n of the paper's Figure 4: setting 1, n_p throughout; 2, from 1 to n_p; 3, from n_s to 2 n_s (the default).
 
     Raises:
         ValueError: another setting; n_p or n_s below 1.
