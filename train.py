@@ -103,4 +103,5 @@ def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) ->
 
 
 if __name__ == "__main__":
+    runtime.deliver_interrupts()
     sys.exit(doors.run(main))

@@ -65,7 +65,7 @@ def save(path: str | Path, network: nn.Cell, optimizer: nn.Cell, config: dict[st
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot write the checkpoint {path}: {_first_line(error)}") from error
     finally:
-        for leftover in (partial, partial.with_suffix(".tmp")):  # the second is where MindSpore writes before it renames
+        for leftover in (partial, partial.with_suffix(".tmp")):  # the second is what MindSpore writes first
             with contextlib.suppress(OSError):
                 leftover.unlink()
 

@@ -59,7 +59,7 @@ class NetworkSection(Section):
     name: str
     binary: Flag
     estimator: str
-    estimator_options: dict[str, Any]
+    estimator_options: dict[str, Annotated[Any, BeforeValidator(_to_float)]]
     weight_quantizer: str
     scale_in_gradient: Flag
 

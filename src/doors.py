@@ -62,8 +62,8 @@ def parse_config_flags(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Na
         flag, equals, text = word.partition("=")
         if not flag.startswith(f"--{FREE_KEY}."):
             known = [name for action in parser._actions for name in action.option_strings]
-            matches = difflib.get_close_matches(flag, known, n=1) or [
-                name for name in known if name.endswith("." + flag.lstrip("-"))]
+            matches = [name for name in known if name.endswith("." + flag.lstrip("-"))] or difflib.get_close_matches(
+                flag, known, n=1)
             hint = f" (did you mean {matches[0]}?)" if matches else ""
             parser.error(f"unknown argument {word!r}{hint}")
         if not equals:

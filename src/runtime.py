@@ -1,8 +1,10 @@
 """The process: environment, device, mode, seed, rank and world size. Called by the doors; imports MindSpore late."""
 
+import _thread
 import os
 import platform
-import sys
+import signal
+import threading
 from dataclasses import dataclass
 
 from src.errors import UserError
@@ -25,6 +27,23 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Warnings of the framework's internals (3: errors alone) would bury the progress bar.
     os.environ.setdefault("GLOG_v", "3")
+
+
+def deliver_interrupts() -> None:
+    """Lets Ctrl-C always reach Python's handler. Call it before a thread is started, hence before MindSpore's import.
+
+    While a graph runs, MindSpore's own handler turns SIGINT into SIGTERM. So no thread accepts SIGINT but one that
+    waits for it and has Python's handler called, in the main thread as ever.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def wait() -> None:
+        while True:
+            _thread.interrupt_main(signal.sigwait({signal.SIGINT}))
+
+    threading.Thread(target=wait, name="interrupts", daemon=True).start()
 
 
 def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distribute: bool = False) -> Worker:

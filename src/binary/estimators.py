@@ -44,6 +44,10 @@ class Surrogate(nn.Cell):
     def __init__(self):  # without nn.Cell's own arguments, which are no options of an estimator
         super().__init__()
 
+    def add_flags(self, **flags):
+        # Mixed precision ends here: in graph mode it would compute the derivative in float16, with poles around t = 0.
+        return super().add_flags(**{name: on for name, on in flags.items() if name not in ("fp16", "bf16", "fp32")})
+
     def derivative(self, t, state):
         """The surrogate of d sign/dt at float32 `t`, the same shape."""
         raise NotImplementedError

@@ -95,8 +95,8 @@ def fetch(path: str) -> None:
 def _verify(file: Path) -> None:
     size = file.stat().st_size
     if size != FILE_BYTES:
-        raise UserError(f"{file} is truncated or no CIFAR-10 file: it has {size} bytes, but must have {FILE_BYTES}; fetch "
-                        "it again")
+        raise UserError(f"{file} is truncated or no CIFAR-10 file: it has {size} bytes, but must have {FILE_BYTES}; "
+                        "fetch it again")
     labels = np.memmap(file, np.uint8, "r")[::RECORD_BYTES]
     if labels.max() > 9:
         raise UserError(f"{file} is damaged: record {int(labels.argmax())} has label {labels.max()}, but labels are "

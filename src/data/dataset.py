@@ -8,7 +8,6 @@ import mindspore.dataset as engine
 from mindcv.data import create_loader
 from mindspore.dataset import vision
 
-from src.binary.registry import nearest
 from src.data import cifar10, digits
 from src.errors import UserError
 from src.preprocessing import PREPROCESSING, Preprocessing
@@ -19,7 +18,7 @@ SOURCES = {"cifar10": cifar10, "digits": digits}
 def find_preprocessing(name: str) -> Preprocessing:
     """Size, normalisation and classes of a data set; UserError for an unknown name."""
     if name not in SOURCES:
-        raise UserError(f"unknown data set {name!r}{nearest(name, SOURCES)}; allowed are {', '.join(SOURCES)}")
+        raise UserError(f"unknown data set {name!r}; allowed are {', '.join(SOURCES)}")
     return PREPROCESSING[name]
 
 
@@ -68,8 +67,9 @@ class Dataset:
             raise UserError(f"data.batch_size is {self.batch_size}, but a worker has only {images} training images")
         return images // self.batch_size
 
-    def train(self, epoch: int, skip: int = 0) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
-        """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker's shard; the first `skip` left out.
+    def train(self, epoch: int, skip: int = 0, stop: int | None = None) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
+        """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker's shard, from number `skip` up to but
+        without number `stop`, or to the end.
 
         Seed and epoch alone fix the order and the augmentation, so that a resumed run sees what the first would have.
         """
@@ -77,6 +77,8 @@ class Dataset:
         rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
         augmentation = self.source.augmentation() if self.augment else []
         batches = self._batches(rows, augmentation, self.batch_size, drop_remainder=True)
+        if stop is not None:
+            batches = batches.take(stop)
         return (batches.skip(skip) if skip else batches).create_tuple_iterator(num_epochs=1)
 
     def test(self) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,7 @@ class SaveCheckpoints(Callback):
         trainer.progress.best_top1 = max(trainer.progress.best_top1, row["test_top1"])
         trainer.save(self.last)
         if better:
-            partial = self.best.with_name(f".{self.best.name}.partial")
-            shutil.copyfile(self.last, partial)
-            os.replace(partial, self.best)
+            _write_beside(self.best, lambda partial: shutil.copyfile(self.last, partial))
 
 
 class WriteMetrics(Callback):
@@ -164,35 +163,39 @@ class StopOnSignal(Callback):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it. UserError if that fails."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    """Writes a text file beside its place and renames it. UserError if that fails."""
+    _write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Loss, test accuracy, flip ratio and schedules against the epoch, as a PNG."""
+    """Loss, test accuracy, flip ratio and n against the epoch, as a PNG. UserError if it cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 2)
     epochs = [row["epoch"] for row in history]
-    curves = ((("train_loss", "training"), ("test_loss", "test")), (("test_top1", "top-1"), ("test_top5", "top-5")),
-              (("flip_ratio", "sign flips an epoch"),), (("n", "n"),))
-    titles = ("Loss", "Test accuracy", "Flip ratio of binary weights", "Cosines less one, n")
-    for panel, lines, title in zip(panels.flat, curves, titles):
-        for key, label in lines:
-            panel.plot(epochs, [row[key] for row in history], marker="." if len(epochs) < 50 else "", label=label)
-        panel.set_title(title)
-        panel.set_xlabel("epoch")
-        panel.legend()
-        panel.grid(alpha=0.3)
+    panels = {
+        "Loss": {"train_loss": "training", "test_loss": "test"},
+        "Test accuracy": {"test_top1": "top-1", "test_top5": "top-5"},
+        "Flip ratio of binary weights": {"flip_ratio": "signs that changed in the epoch"},
+        "Cosines of the gradient, less one": {"n": "n"},
+    }
+    for axes, (title, curves) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        for key, label in curves.items():
+            axes.plot(epochs, [row[key] for row in history], marker="." if len(epochs) < 50 else "", label=label)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    _write_beside(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+
+
+def _write_beside(path: Path, write: Callable[[Path], Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    os.replace(partial, path)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -50,8 +50,9 @@ def evaluate(network: nn.Cell, batches: Iterable, num_classes: int, smoothing: f
 
 def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: float = 0.0) -> Evaluation:
     """The `Evaluation` of float64 logits (N, K) and labels (N,)."""
-    shifted = logits - logits.max(1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # infinite logits: the loss is no number either
+        shifted = logits - logits.max(1, keepdims=True)
+        log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     rows = np.arange(len(labels))
     other = smoothing / (num_classes - 1) if num_classes > 1 else 0.0
     loss = -((1 - smoothing - other) * log_probability[rows, labels] + other * log_probability.sum(1))

@@ -31,7 +31,8 @@ class TrainStep(nn.Cell):
         self.value_and_grad = ops.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
     def scaled_loss(self, images, labels):
-        loss = ops.cast(self.loss(self.network(images), labels), ms.float32)
+        logits = ops.cast(self.network(images), ms.float32)  # under mixed precision they are float16
+        loss = self.loss(logits, labels)
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def construct(self, images, labels):

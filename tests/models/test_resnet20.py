@@ -1,0 +1,145 @@
+"""The binary ResNet-20 against the released network's layout, names and arithmetic, written again in numpy."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from src.models import create_model
+from tests import oracles
+
+STAGES = ((16, 1), (32, 2), (64, 2))
+STATISTICS = ("moving_mean", "moving_variance", "gamma", "beta")
+
+
+def released_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the released checkpoint."""
+    shapes = {"conv1.weight": (16, 3, 3, 3), **{f"bn1.{name}": (16,) for name in STATISTICS}}
+    before = 16
+    for stage, (channels, _) in enumerate(STAGES, start=1):
+        for block in range(3):
+            for half in (1, 2):
+                prefix = f"layer{stage}.{block}"
+                shapes[f"{prefix}.conv{half}.weight"] = (channels, before, 3, 3)
+                shapes[f"{prefix}.relu{half}.a"] = (1,)
+                shapes.update({f"{prefix}.bn{half}.{name}": (channels,) for name in STATISTICS})
+                before = channels
+    return {**shapes, "linear.weight": (10, 64), "linear.bias": (10,)}
+
+
+def random_weights(generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Every parameter away from its initial value: gammas of both signs, slopes, moving statistics."""
+    weights = {}
+    for name, shape in released_shapes().items():
+        if name.endswith("moving_variance"):
+            values = generator.uniform(0.5, 2, shape)
+        elif name.endswith("gamma"):
+            values = generator.uniform(0.3, 1, shape) * generator.choice([-1, 1], shape)
+        elif name.endswith((".a", "beta", "moving_mean")):
+            values = generator.normal(0, 0.3, shape)
+        else:
+            values = generator.normal(0, 1, shape) / np.sqrt(np.prod(shape[1:]) or 1)
+        weights[name] = values.astype(np.float32)
+    return weights
+
+
+class Oracle:
+    """The released network in float64. `margin` (N,): the smallest magnitude before a sign, for each image."""
+
+    def __init__(self, weights: dict[str, np.ndarray], binary: bool):
+        self.weights = {name: values.astype(np.float64) for name, values in weights.items()}
+        self.binary = binary
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        self.margin = np.full(len(x), np.inf)
+        x = self.batch_norm("bn1", oracles.conv2d(x.astype(np.float64), self.weights["conv1.weight"], 1, 1))
+        for stage, (channels, stride) in enumerate(STAGES, start=1):
+            for block in range(3):
+                x = self.block(f"layer{stage}.{block}", x, channels, stride if block == 0 else 1)
+        return np.maximum(x, 0).mean((2, 3)) @ self.weights["linear.weight"].T + self.weights["linear.bias"]
+
+    def block(self, prefix: str, x: np.ndarray, channels: int, stride: int) -> np.ndarray:
+        out = x
+        for half, half_stride in ((1, stride), (2, 1)):
+            out = self.conv(f"{prefix}.conv{half}.weight", out, half_stride)
+            out = np.where(out > 0, out, self.weights[f"{prefix}.relu{half}.a"] * out)
+            out = self.batch_norm(f"{prefix}.bn{half}", out)
+        if stride == 2:
+            quarter = channels // 4
+            x = np.pad(x[:, :, ::2, ::2], ((0, 0), (quarter, quarter), (0, 0), (0, 0)))
+        return out + x
+
+    def conv(self, name: str, x: np.ndarray, stride: int) -> np.ndarray:
+        weight = self.weights[name]
+        if self.binary:
+            self.margin = np.minimum(self.margin, np.abs(x).min((1, 2, 3)))
+            x, weight = oracles.sign(x), oracles.sign(weight) * np.abs(weight).mean()
+        return oracles.conv2d(x, weight, stride, 1)
+
+    def batch_norm(self, prefix: str, x: np.ndarray) -> np.ndarray:
+        mean, variance, gamma, beta = (self.weights[f"{prefix}.{name}"][:, None, None] for name in STATISTICS)
+        return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+
+def put(network: nn.Cell, weights: dict[str, np.ndarray]) -> None:
+    for parameter in network.get_parameters():
+        parameter.set_data(Tensor(weights[parameter.name]))
+
+
+@pytest.mark.parametrize(("binary", "execution"), [(True, ms.GRAPH_MODE), (True, ms.PYNATIVE_MODE),
+                                                   (False, ms.PYNATIVE_MODE)],
+                         ids=["binary-graph", "binary-pynative", "fp32 twin"])
+def test_logits_against_numpy(binary, execution):
+    generator = np.random.default_rng(1)
+    weights, x = random_weights(generator), generator.normal(size=(6, 3, 32, 32)).astype(np.float32)
+    oracle = Oracle(weights, binary)
+    expected = oracle(x)
+    network = create_model("resnet20", binary=binary, noise_adaptation=False)
+    put(network, weights)
+    ms.set_context(mode=execution)
+    got = network(Tensor(x)).asnumpy()
+    ms.set_context(mode=ms.GRAPH_MODE)
+    clear = oracle.margin > 3e-6  # in the others a float32 rounding may decide a sign
+    assert clear.sum() >= 2
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(got[clear], expected[clear], atol=1e-4 * scale)
+
+
+def test_names_and_shapes_are_those_of_the_release():
+    network = create_model("resnet20", noise_adaptation=False)
+    shapes = {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()}
+    assert shapes == released_shapes()
+    assert len(shapes) == 115
+    assert sum(parameter.size for parameter in network.trainable_params()) == 269_740
+
+
+def test_noise_modules_add_their_own_parameters_alone():
+    network = create_model("resnet20")
+    added = {parameter.name for parameter in network.get_parameters()} - set(released_shapes())
+    assert all(".noise." in name for name in added)
+    assert len(added) == 18 * 4  # two modules of two matrices a binary convolution
+
+
+def test_the_twin_has_the_same_parameters():
+    twin = create_model("resnet20", binary=False)
+    assert {parameter.name: tuple(parameter.shape) for parameter in twin.get_parameters()} == released_shapes()
+
+
+def test_num_classes_and_in_channels():
+    network = create_model("resnet20", num_classes=7, in_channels=1, noise_adaptation=False)
+    shapes = {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()}
+    assert shapes["conv1.weight"] == (16, 1, 3, 3)
+    assert shapes["linear.weight"] == (7, 64)
+
+
+def test_initial_values():
+    network = create_model("resnet20", noise_adaptation=False)
+    values = {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
+    for name, array in values.items():
+        if name.endswith(".a"):
+            assert array == 0.25
+        elif name.endswith(("gamma", "moving_variance")):
+            assert (array == 1).all()
+        elif name.endswith(("beta", "moving_mean")):
+            assert (array == 0).all()
+    np.testing.assert_allclose(values["layer3.2.conv2.weight"].std(), np.sqrt(2 / 576), rtol=0.05)

@@ -1,0 +1,234 @@
+"""YAML and flags become a typed, frozen Config, or one sentence about the first wrong key."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from src import doors
+from src.config import DEFAULT_CONFIG, Config, load_config
+from src.errors import UserError
+
+ROOT = DEFAULT_CONFIG.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def with_overrides(*argv: str) -> Config:
+    """The config of a command line, with two shorthands."""
+    parser = doors.Parser(prog="test")
+    doors.add_config_flags(parser, {"--epochs": "train.epochs", "-b": "data.batch_size"})
+    return load_config(None, doors.parse_config_flags(parser, argv)[1])
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_default_is_the_papers_recipe():
+    config = load_config()
+    assert (config.train.epochs, config.data.batch_size, config.data.name) == (400, 128, "cifar10")
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.momentum) == ("momentum", 0.1, 0.9)
+    assert config.optimizer.weight_decay == 1e-4
+    network = config.network
+    assert (network.name, network.estimator, network.weight_quantizer) == ("resnet20", "fda", "dorefa")
+    assert (config.schedules.n.setting, config.schedules.n.n_s) == (3, 9)
+    assert (config.noise.enabled, config.noise.eta, config.noise.amplitude) == (True, "sine", 0.1)
+    assert (config.noise.reduction, config.noise.in_forward) == (64, True)
+    assert "clip" not in network.estimator_options
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_shipped_file_parses_and_changes_something(file):
+    assert load_config(file) != load_config()
+
+
+def test_there_are_shipped_files():
+    assert {"digits", "cifar10_ste", "cifar10_fda_no_noise"} <= {file.stem for file in CONFIGS}
+
+
+def test_a_round_trip_through_yaml(tmp_path):
+    config = load_config(ROOT / "configs" / "cifar10_fda_clip.yaml", {"optimizer.lr": 3e-5})
+    assert load_config(write(tmp_path, config.to_yaml())) == config
+
+
+def test_the_config_in_a_checkpoint_parses_again():
+    config = load_config(ROOT / "configs" / "digits.yaml")
+    assert load_config(config.model_dump()) == config
+
+
+def test_it_is_frozen():
+    config = load_config()
+    with pytest.raises(ValidationError):
+        config.seed = 1
+    with pytest.raises(ValidationError):
+        config.optimizer.lr = 1.0
+
+
+@pytest.mark.parametrize(("key", "nearest"), [
+    ("lr", "optimizer.lr"), ("optimizer.lrr", "optimizer.lr"), ("data.batchsize", "data.batch_size"), ("sed", "seed"),
+    ("train.epoch", "train.epochs"), ("schedules.n.set", "schedules.n.setting"),
+    ("loss.smoothing", "loss.label_smoothing"),
+])
+def test_an_unknown_key_names_the_nearest(key, nearest):
+    with pytest.raises(UserError, match=f"unknown key '{key}' in the command line .did you mean '{nearest}'"):
+        load_config(None, {key: 1})
+
+
+def test_an_unknown_key_in_a_file_names_file_and_key(tmp_path):
+    file = write(tmp_path, "optimizer: {lr: 0.1, wieght_decay: 0}")
+    with pytest.raises(UserError, match="'optimizer.wieght_decay' in .*mine.yaml.*mean 'optimizer.weight_decay'"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), [
+    ("data.batch_size", 0, "greater than or equal to 1"),
+    ("data.batch_size", -8, "greater than or equal to 1"),
+    ("data.batch_size", 12.5, "integer"),
+    ("data.batch_size", True, "integer"),
+    ("data.workers", 0, "greater than or equal to 1"),
+    ("train.epochs", -1, "greater than or equal to 1"),
+    ("train.epochs", 0, "greater than or equal to 1"),
+    ("train.epochs", "two", "integer"),
+    ("train.steps_per_epoch", 0, "greater than or equal to 1"),
+    ("optimizer.lr", math.nan, "finite"),
+    ("optimizer.lr", math.inf, "finite"),
+    ("optimizer.lr", 0, "greater than 0"),
+    ("optimizer.lr", -0.1, "greater than 0"),
+    ("optimizer.lr", "nan", "finite"),
+    ("optimizer.lr", "fast", "number"),
+    ("optimizer.lr", True, "number"),
+    ("optimizer.lr", None, "number"),
+    ("optimizer.lr", [0.1], "number"),
+    ("optimizer.momentum", 1, "less than 1"),
+    ("optimizer.weight_decay", -1e-4, "greater than or equal to 0"),
+    ("optimizer.name", "sgd", "'momentum' or 'adam'"),
+    ("optimizer.decay_all", 1, "boolean"),
+    ("optimizer.decay_all", "yes", "boolean"),
+    ("optimizer", 3, "dictionary"),
+    ("scheduler.name", "cosine", "'cosine_decay', 'constant' or 'polynomial_decay'"),
+    ("schedules.n.setting", 4, "less than or equal to 3"),
+    ("schedules.n.n_s", 0, "greater than or equal to 1"),
+    ("schedules.alpha.start", -0.1, "greater than or equal to 0"),
+    ("noise.reduction", 0, "greater than or equal to 1"),
+    ("noise.amplitude", math.nan, "finite"),
+    ("loss.label_smoothing", 1.0, "less than 1"),
+    ("seed", -1, "greater than or equal to 0"),
+    ("seed", 2**31, "less than or equal to 2147483647"),
+    ("amp.level", "O4", "'O0', 'O2' or 'O3'"),
+    ("amp.loss_scale", 0.5, "greater than or equal to 1"),
+    ("amp.loss_scale", "static", "'none' or 'dynamic'"),
+    ("runtime.device_target", "TPU", "'CPU', 'GPU' or 'Ascend'"),
+    ("network.binary", "false", "boolean"),
+])
+def test_a_wrong_value_names_key_value_and_what_is_allowed(key, value, allowed):
+    with pytest.raises(UserError) as refusal:
+        load_config(None, {key: value})
+    message = str(refusal.value)
+    assert message.startswith(f"{key} is ")
+    assert allowed in message
+    assert "\n" not in message
+
+
+def test_numbers_that_yaml_takes_for_text():
+    """YAML 1.1 reads a number with an exponent but without a point as text."""
+    assert yaml.safe_load("1e-4") == "1e-4"
+    assert load_config(None, {"optimizer.lr": "1e-4"}).optimizer.lr == 1e-4
+    assert with_overrides("--optimizer.lr", "1e-4").optimizer.lr == 1e-4
+    assert with_overrides("--network.estimator_options.omega", "1e-1").network.estimator_options == {"omega": 0.1}
+    assert load_config(None, {"amp.loss_scale": "1e3"}).amp.loss_scale == 1000
+
+
+def test_whole_numbers_serve_where_numbers_are_wanted():
+    assert load_config(None, {"optimizer.lr": 1}).optimizer.lr == 1.0
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("seed: 1\nseed: 2", "key 'seed' stands twice.*line 2"),
+    ("optimizer:\n  lr: 0.1\n  lr: 0.2", "key 'lr' stands twice.*line 3"),
+    ("seed: [1", "no valid YAML"),
+    ("- a\n- b", "holds a list, but must hold keys and values"),
+    ("just text", "holds a str"),
+    ("? [a]\n: 1", "no valid YAML"),
+    ("seed: !!python/object:os.system 1", "no valid YAML"),
+])
+def test_a_wrong_file_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_a_missing_file_a_folder_and_bytes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read the config .*absent.yaml: no such file"):
+        load_config(tmp_path / "absent.yaml")
+    with pytest.raises(UserError, match="cannot read the config .*is a directory"):
+        load_config(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(UserError, match="cannot read the config"):
+        load_config(tmp_path / "binary.yaml")
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    assert load_config(write(tmp_path, "# nothing\n")) == load_config()
+
+
+def test_warmup_must_end_before_training():
+    assert load_config(None, {"train.epochs": 5, "scheduler.warmup_epochs": 4}).scheduler.warmup_epochs == 4
+    with pytest.raises(UserError, match="warmup_epochs is 5.*less than train.epochs, which is 5"):
+        load_config(None, {"train.epochs": 5, "scheduler.warmup_epochs": 5})
+
+
+def test_dotted_keys_and_shorthands_on_the_command_line():
+    config = with_overrides("--optimizer.lr", "0.05", "--epochs=3", "-b", "32", "--noise.enabled", "false",
+                            "--train.steps_per_epoch", "null", "--network.estimator_options.clip", "1.5",
+                            "--network.estimator_options.omega=0.2", "--output_dir", "007",
+                            "--amp.loss_scale", "dynamic")
+    assert (config.optimizer.lr, config.train.epochs, config.data.batch_size) == (0.05, 3, 32)
+    assert config.noise.enabled is False
+    assert config.train.steps_per_epoch is None
+    assert config.network.estimator_options == {"clip": 1.5, "omega": 0.2}
+    assert config.output_dir == "007"
+    assert config.amp.loss_scale == "dynamic"
+
+
+def test_the_command_line_comes_after_the_file(tmp_path):
+    file = write(tmp_path, "optimizer: {lr: 0.3, momentum: 0.5}\nnetwork: {estimator_options: {omega: 0.2}}")
+    config = load_config(file, {"optimizer.lr": 0.05, "network.estimator_options.clip": 1.0})
+    assert (config.optimizer.lr, config.optimizer.momentum) == (0.05, 0.5)
+    assert config.network.estimator_options == {"omega": 0.2, "clip": 1.0}
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--optimizer.lrr", "1"], "unknown argument '--optimizer.lrr' .did you mean --optimizer.lr"),
+    (["--epoch", "1"], "unknown argument '--epoch' .did you mean --epochs"),
+    (["--lr", "1"], "unknown argument '--lr' .did you mean --optimizer.lr"),
+    (["stray"], "unknown argument 'stray'"),
+    (["--optimizer.lr"], "--optimizer.lr"),
+    (["--network.estimator_options.clip"], "--network.estimator_options.clip needs a value"),
+    (["--optimizer.lr", "[1"], "--optimizer.lr is '.1', which is no valid YAML value"),
+    (["--epochs", "1.5"], "train.epochs is 1.5"),
+])
+def test_a_wrong_command_line_is_one_sentence(argv, message):
+    with pytest.raises(UserError, match=message):
+        with_overrides(*argv)
+
+
+def test_errors_become_exit_code_2_and_a_sentence(capsys):
+    def main(argv):
+        return 0 if with_overrides(*argv) else 1
+
+    assert doors.run(main, ["--seed", "5"]) == 0
+    assert doors.run(main, ["--seed", "-5"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: seed is -5, but must be ")
+    assert captured.err.count("\n") == 1
+
+
+def test_parsing_imports_no_mindspore():
+    code = "import sys; from src import config, doors, runtime; config.load_config(); print('mindspore' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"

@@ -1,0 +1,112 @@
+"""One of the workers of test_distribution.py: trains a small binary network and writes what it saw to rank_N.npz.
+
+    python distribution_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from src import runtime  # noqa: E402
+
+runtime.prepare_environment()
+
+import mindspore as ms  # noqa: E402
+import numpy as np  # noqa: E402
+from mindspore import nn  # noqa: E402
+
+from src.binary import Binarization  # noqa: E402
+from src.binary.layers import SharedSlopePReLU  # noqa: E402
+from src.data import Dataset  # noqa: E402
+from src.preprocessing import PREPROCESSING  # noqa: E402
+from src.training.distribution import Workers, is_statistic  # noqa: E402
+from src.training.step import TrainStep  # noqa: E402
+
+BATCH = 10  # images a worker
+STEPS = 3
+READING_BATCH = 500  # divides the shard, of which nothing is to be left out
+
+
+class SmallNetwork(nn.Cell):
+    """A full-precision and a binary convolution, batch norm after each, as in the real networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=4, pad_mode="pad", padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = Binarization(noise_adaptation=False).conv(8, 8, 3, stride=2, padding=1)
+        self.slope = SharedSlopePReLU()
+        self.bn2 = nn.BatchNorm2d(8)
+        self.linear = nn.Dense(8 * 4 * 4, 10)
+
+    def construct(self, x):
+        x = self.bn1(self.conv1(x))
+        x = self.bn2(self.slope(self.conv2(x)))
+        return self.linear(x.reshape((x.shape[0], -1)))
+
+
+class Gradients(nn.Cell):
+    """The gradients that a TrainStep hands to its optimizer, and those of this worker's images alone."""
+
+    def __init__(self, step: TrainStep):
+        super().__init__(auto_prefix=False)
+        self.step = step
+
+    def construct(self, images, labels):
+        _, own = self.step.value_and_grad(images, labels)
+        return (own if self.step.average is None else self.step.average(own)), own
+
+
+def training_step(network: nn.Cell, workers: int) -> TrainStep:
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9, weight_decay=1e-4)
+    return TrainStep(network, nn.CrossEntropyLoss(), optimizer, workers=workers)
+
+
+def image_ids(images: ms.Tensor) -> np.ndarray:
+    """The numbers that the test wrote into the first two red pixels of each image, to the base of 256."""
+    preprocessing = PREPROCESSING["cifar10"]
+    shares = images.asnumpy()[:, 0, 0, :2] * preprocessing.std[0] + preprocessing.mean[0]
+    pixels = np.round(shares * 255).astype(int)
+    return pixels[:, 0] * 256 + pixels[:, 1]
+
+
+def flat(arrays) -> np.ndarray:
+    return np.concatenate([array.asnumpy().ravel() for array in arrays])
+
+
+def statistics(network: nn.Cell) -> np.ndarray:
+    return flat(parameter for parameter in network.get_parameters() if is_statistic(parameter))
+
+
+def main(data_folder: str, output_folder: str) -> None:
+    worker = runtime.start("CPU", "graph", seed=3, distribute="MS_ROLE" in os.environ)
+    workers = Workers(worker.size)
+    whole_shard, data = (Dataset("cifar10", data_folder, batch_size=size, augment=False, seed=3, rank=worker.rank,
+                                 size=worker.size) for size in (READING_BATCH, BATCH))
+    found = {"shard": np.concatenate([image_ids(images) for images, _ in whole_shard.train(epoch=0)])}
+
+    network = SmallNetwork()
+    step = training_step(network, worker.size)
+    found.update({f"initial.{parameter.name}": parameter.asnumpy().copy() for parameter in network.get_parameters()})
+    step.set_train(False)  # freezes the moving statistics, so that images do not influence each other's gradients
+    images, labels = next(data.train(epoch=0))
+    averaged, own = Gradients(step)(images, labels)
+    found.update(images=images.asnumpy(), labels=labels.asnumpy(), averaged=flat(averaged), own=flat(own))
+
+    step.set_train(True)
+    for _, (images, labels) in zip(range(STEPS), data.train(epoch=0), strict=False):
+        step(images, labels)
+    found["weights"] = flat(network.trainable_params())
+    found["statistics"] = statistics(network)
+    workers.average_statistics(network)
+    found["averaged_statistics"] = statistics(network)
+    found["signals"] = np.array([workers.agree_on_signal(0), workers.agree_on_signal(15 * worker.rank),
+                                 workers.agree_on_signal(15 if worker.rank == 0 else 2)])
+    np.savez(Path(output_folder) / f"rank_{worker.rank}.npz", **found)
+    workers.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
