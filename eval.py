@@ -15,8 +15,14 @@ from src import doors, runtime
 from src.config import load_config
 from src.errors import UserError
 
-SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target",
-              "--mode": "runtime.mode", "-b": "data.batch_size", "--batch-size": "data.batch_size"}
+SHORTHANDS = {
+    "--data_path": "data.path",
+    "--dataset": "data.name",
+    "--device_target": "runtime.device_target",
+    "--mode": "runtime.mode",
+    "-b": "data.batch_size",
+    "--batch-size": "data.batch_size",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +30,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
     parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
     parser.add_argument("--smoothing", type=float, default=0.1, metavar="S", help="of the loss, in [0, 1); default 0.1")
-    parser.add_argument("--image_size", type=int, metavar="PIXELS", help="scale images to this size; default: as they are")
+    parser.add_argument(
+        "--image_size", type=int, metavar="PIXELS", help="scale images to this size; default: as they are"
+    )
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
     if not 0 <= arguments.smoothing < 1:
@@ -47,14 +55,25 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--num-classes is {num_classes}, but {data.name} has {data.num_classes} classes")
     result = evaluate(network, data.test(), num_classes, arguments.smoothing)
 
-    print(f"{config.network.name}{'' if config.network.binary else ' (full precision)'}, {arguments.checkpoint}, "
-          f"{result.images} test images of {data.name}")
+    print(
+        f"{config.network.name}{'' if config.network.binary else ' (full precision)'}, {arguments.checkpoint}, "
+        f"{result.images} test images of {data.name}"
+    )
     print(f"{'class':<14}{'images':>8}{'right':>9}")
     for name, count, right in zip(data.preprocessing.classes, result.counts, result.per_class, strict=False):
         print(f"{name:<14}{count:>8}{right:>9.2%}")
     print(f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f} (smoothing {arguments.smoothing})")
-    print(json.dumps({"Validation-Loss": result.loss, "Top1-Acc": result.top1, "Top5-Acc": result.top5,
-                      "images": result.images, "checkpoint": arguments.checkpoint}))
+    print(
+        json.dumps(
+            {
+                "Validation-Loss": result.loss,
+                "Top1-Acc": result.top1,
+                "Top5-Acc": result.top5,
+                "images": result.images,
+                "checkpoint": arguments.checkpoint,
+            }
+        )
+    )
     return 0
 
 

@@ -43,11 +43,19 @@ def main(argv: Sequence[str]) -> int:
     runtime.prepare_environment()
     search_path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]))
     for file_format in formats:
-        request = {"checkpoint": str(checkpoint), "overrides": overrides, "num_classes": arguments.num_classes,
-                   "file_format": file_format, "batch_size": batch_size, "output": str(output)}
+        request = {
+            "checkpoint": str(checkpoint),
+            "overrides": overrides,
+            "num_classes": arguments.num_classes,
+            "file_format": file_format,
+            "batch_size": batch_size,
+            "output": str(output),
+        }
         traceback = ["--traceback"] if arguments.traceback else []
-        child = subprocess.run([sys.executable, "-m", "src.deploy.export_job", json.dumps(request), *traceback],
-                               env={**os.environ, "PYTHONPATH": search_path})
+        child = subprocess.run(
+            [sys.executable, "-m", "src.deploy.export_job", json.dumps(request), *traceback],
+            env={**os.environ, "PYTHONPATH": search_path},
+        )
         if child.returncode:
             return child.returncode
     return 0

@@ -19,14 +19,26 @@ from src.errors import UserError
 
 LAST = "last.ckpt"
 SHORTHANDS = {
-    "--dataset": "data.name", "--data_path": "data.path", "--download": "data.download", "--output_dir": "output_dir",
-    "--epochs": "train.epochs", "--steps_per_epoch": "train.steps_per_epoch", "--seed": "seed",
-    "--device_target": "runtime.device_target", "--mode": "runtime.mode", "--init_checkpoint": "init_checkpoint",
+    "--dataset": "data.name",
+    "--data_path": "data.path",
+    "--download": "data.download",
+    "--output_dir": "output_dir",
+    "--epochs": "train.epochs",
+    "--steps_per_epoch": "train.steps_per_epoch",
+    "--seed": "seed",
+    "--device_target": "runtime.device_target",
+    "--mode": "runtime.mode",
+    "--init_checkpoint": "init_checkpoint",
     "--amp_level": "amp.level",
 }
 # What may change when a run goes on: where and how, but nothing that the result depends on.
-RESUMABLE = {"data.path", "data.workers", "data.download", "runtime.device_target", "runtime.distribute",
-             "train.save_every_steps"}
+RESUMABLE = {
+    "data.path",
+    "data.download",
+    "runtime.device_target",
+    "runtime.distribute",
+    "train.save_every_steps",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,37 +51,56 @@ def main(argv: Sequence[str]) -> int:
     from src.training import callbacks
     from src.training.trainer import Stopped, Trainer
 
+    # Read before anything is built, so that a bad file is known at once.
     checkpoint = read(run_folder / LAST) if resume else None
-    if config.init_checkpoint and not resume:
-        initial = read(config.init_checkpoint)
+    initial = read(config.init_checkpoint) if config.init_checkpoint and not resume else None
     experiment = experiments.build(config, worker)
-    if config.init_checkpoint and not resume:
+    if initial is not None:
         load_network(experiment.network, initial)
     leader = worker.rank == 0
-    trainer = Trainer(experiment, [
-        callbacks.StopOnSignal(), *([callbacks.ProgressBar()] if leader else []), callbacks.Speed(),
-        callbacks.FlipRatio(), callbacks.Evaluate(), callbacks.History(print if leader else lambda line: None),
-        *([callbacks.SaveCheckpoints(run_folder / LAST), callbacks.WriteMetrics(run_folder)] if leader else [])])
+    trainer = Trainer(
+        experiment,
+        [
+            callbacks.StopOnSignal(),
+            *([callbacks.ProgressBar()] if leader else []),
+            callbacks.Speed(),
+            callbacks.FlipRatio(),
+            callbacks.Evaluate(),
+            callbacks.History(print if leader else lambda line: None),
+            *([callbacks.SaveCheckpoints(run_folder / LAST), callbacks.WriteMetrics(run_folder)] if leader else []),
+        ],
+    )
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if leader:
-        run_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(run_folder)
         callbacks.write_text(run_folder / "config.yaml", config.to_yaml())
         versions = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
         callbacks.write_text(run_folder / "versions.txt", versions)
-        print(f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of "
-              f"{experiment.steps_per_epoch} steps, {worker.size} worker(s) on {config.runtime.device_target}, seed "
-              f"{config.seed}, in {run_folder}")
+        print(
+            f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of "
+            f"{experiment.steps_per_epoch} steps, {worker.size} worker(s) on {config.runtime.device_target}, seed "
+            f"{config.seed}, in {run_folder}"
+        )
     try:
         trainer.fit()
     except Stopped as stopped:
         if leader:
-            program = "python train.py" if worker.size == 1 else (
-                f"scripts/run_distribute_train.sh --workers {worker.size}")
+            program = (
+                "python train.py" if worker.size == 1 else (f"scripts/run_distribute_train.sh --workers {worker.size}")
+            )
             print(f"stopped and saved; go on with: {program} --resume {run_folder}", flush=True)
         trainer.workers.wait()  # msrun kills the others as soon as one has ended
         return 128 + stopped.signal
     return 0
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; UserError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:

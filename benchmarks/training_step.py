@@ -71,8 +71,10 @@ def main(argv: Sequence[str]) -> int:
     median = {key: statistics.median(values) for key, values in times.items()}
     print(f"ResNet-20, batch {arguments.batch_size}, median of {arguments.repeats}, images/s (ratio to {BASELINE})")
     for name in VARIANTS:
-        cells = [f"{arguments.batch_size / median[name, what]:7.0f} ({median[BASELINE, what] / median[name, what]:.2f})"
-                 for what in ("train", "eval")]
+        cells = [
+            f"{arguments.batch_size / median[name, what]:7.0f} ({median[BASELINE, what] / median[name, what]:.2f})"
+            for what in ("train", "eval")
+        ]
         print(f"{name:<26} train {cells[0]}   eval {cells[1]}")
     return 0
 

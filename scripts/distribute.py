@@ -55,17 +55,29 @@ class Launch:
         self.log_dir = log_dir
         self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         binaries = Path(sys.executable).parent
-        self.environment = {**os.environ, MARK: self.mark, "PYTHONUNBUFFERED": "1",
-                            "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
+        self.environment = {
+            **os.environ,
+            MARK: self.mark,
+            "PYTHONUNBUFFERED": "1",
+            "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
         self.environment.setdefault("GLOG_v", "3")
         msrun = shutil.which("msrun", path=self.environment["PATH"])
         if msrun is None:
             raise UserError(f"msrun, which comes with MindSpore, is not installed beside {sys.executable}")
         # msrun looks Python up in the PATH, by one of two names.
         python = "python3" if (binaries / "python3").exists() else "python"
-        self.command = [msrun, f"--worker_num={workers}", f"--local_worker_num={workers}", f"--master_port={port}",
-                        f"--log_dir={log_dir}", "--join=True", f"--tail_worker_log={workers}",  # no such worker: none
-                        python, *command]
+        self.command = [
+            msrun,
+            f"--worker_num={workers}",
+            f"--local_worker_num={workers}",
+            f"--master_port={port}",
+            f"--log_dir={log_dir}",
+            "--join=True",
+            f"--tail_worker_log={workers}",  # no such worker: none
+            python,
+            *command,
+        ]
         self.stop = 0
         self.stopped_at = 0.0
         self.signalled: set[int] = set()
@@ -82,8 +94,14 @@ class Launch:
     def run(self) -> int:
         """Starts msrun; returns the exit code when it and all that it started have ended."""
         with (self.log_dir / "msrun.log").open("wb") as log:
-            self.msrun = subprocess.Popen(self.command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
-                                          stderr=subprocess.STDOUT, start_new_session=True)
+            self.msrun = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             while self.msrun.poll() is None:
                 self.tend()
@@ -179,8 +197,11 @@ class Launch:
             return code
         rank = self.ranks.get(process)
         if rank is None:
-            print(f"error: the run ended with exit code {code}; see {self.log_dir}/worker_*.log and "
-                  f"{self.log_dir}/msrun.log", file=sys.stderr)
+            print(
+                f"error: the run ended with exit code {code}; see {self.log_dir}/worker_*.log and "
+                f"{self.log_dir}/msrun.log",
+                file=sys.stderr,
+            )
         else:
             log = self.log_dir / f"worker_{rank}.log"
             print(f"error: worker {rank} ended with exit code {code}; see {log}", file=sys.stderr)
@@ -193,10 +214,19 @@ def main(argv: Sequence[str]) -> int:
     parser = doors.Parser(prog="run_distribute_train.sh", description=__doc__)
     parser.add_argument("--workers", type=int, metavar="N", default=2, help="processes, at least 1; default 2")
     parser.add_argument("--device_target", choices=("CPU", "GPU", "Ascend"), help="default: what the config says")
-    parser.add_argument("--master_port", type=int, metavar="PORT", default=0,
-                        help="where the workers meet, 1024 to 65535; default: a free one")
-    parser.add_argument("--log_dir", metavar="DIR", default="runs/msrun_logs",
-                        help="where worker_N.log, scheduler.log and msrun.log go; default runs/msrun_logs")
+    parser.add_argument(
+        "--master_port",
+        type=int,
+        metavar="PORT",
+        default=0,
+        help="where the workers meet, 1024 to 65535; default: a free one",
+    )
+    parser.add_argument(
+        "--log_dir",
+        metavar="DIR",
+        default="runs/msrun_logs",
+        help="where worker_N.log, scheduler.log and msrun.log go; default runs/msrun_logs",
+    )
     options, arguments = parser.parse_known_args(argv)
     if options.workers < 1:
         raise UserError(f"--workers is {options.workers}, but must be at least 1")

@@ -12,4 +12,5 @@ if [ "${1:-}" = "--all" ]; then
     shift
 fi
 "$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
 exec "$PYTHON" -m pytest "${selection[@]}" "$@"

@@ -23,9 +23,11 @@ OPTIMIZER_PREFIX = "optimizer."
 EXTRA_PREFIX = "state."
 _NOISE = re.compile(r"\.noise\.")
 # What MindSpore's own optimizers and loss scaling add to a file that they save.
-_FOREIGN_OPTIMIZER_STATE = re.compile(r"^(moments?[12]?|accum|stat|velocity)\.|^(global_step|learning_rate|momentum"
-                                      r"|beta[12]_power|scale_sense|current_iterator_step|last_overflow_iterator_step"
-                                      r"|epoch_num|step_num)$")
+_FOREIGN_OPTIMIZER_STATE = re.compile(
+    r"^(moments?[12]?|accum|stat|velocity)\.|^(global_step|learning_rate|momentum"
+    r"|beta[12]_power|scale_sense|current_iterator_step|last_overflow_iterator_step"
+    r"|epoch_num|step_num)$"
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,14 @@ class Checkpoint:
     extra: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def save(path: str | Path, network: nn.Cell, optimizer: nn.Cell, config: dict[str, Any], state: dict[str, Any],
-         extra: dict[str, np.ndarray]) -> None:
+def save(
+    path: str | Path,
+    network: nn.Cell,
+    optimizer: nn.Cell,
+    config: dict[str, Any],
+    state: dict[str, Any],
+    extra: dict[str, np.ndarray],
+) -> None:
     """Writes a checkpoint beside `path` and renames it, so that `path` is at every moment a whole file.
 
     Args:
@@ -53,14 +61,19 @@ def save(path: str | Path, network: nn.Cell, optimizer: nn.Cell, config: dict[st
         UserError: the file cannot be written; an earlier one at `path` is untouched.
     """
     entries = [{"name": parameter.name, "data": parameter} for parameter in network.get_parameters()]
-    entries += [{"name": OPTIMIZER_PREFIX + parameter.name, "data": parameter}
-                for parameter in _optimizer_state(optimizer)]
+    entries += [
+        {"name": OPTIMIZER_PREFIX + parameter.name, "data": parameter} for parameter in _optimizer_state(optimizer)
+    ]
     entries += [{"name": EXTRA_PREFIX + name, "data": Tensor(value)} for name, value in extra.items()]
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial.ckpt")
     try:
-        ms.save_checkpoint(entries, str(partial), crc_check=True,
-                           append_dict={"config": json.dumps(config), "state": json.dumps(state)})
+        ms.save_checkpoint(
+            entries,
+            str(partial),
+            crc_check=True,
+            append_dict={"config": json.dumps(config), "state": json.dumps(state)},
+        )
         os.replace(partial, path)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot write the checkpoint {path}: {_first_line(error)}") from error
@@ -87,8 +100,10 @@ def read(path: str | Path) -> Checkpoint:
         content = ms.load_checkpoint(str(path), crc_check=True)  # files without a checksum pass
     except Exception as error:  # MindSpore raises many kinds here, bare ones included
         raise UserError(f"{path} is no MindSpore checkpoint, or it is truncated or damaged") from error
-    texts = {name: json.loads(content.pop(name)) if isinstance(content.get(name), str) else None
-             for name in ("config", "state")}
+    texts = {
+        name: json.loads(content.pop(name)) if isinstance(content.get(name), str) else None
+        for name in ("config", "state")
+    }
     arrays = {name: value.asnumpy() for name, value in content.items() if isinstance(value, Tensor)}
     parts: dict[str, dict[str, np.ndarray]] = {"parameters": {}, "optimizer": {}, "extra": {}}
     for name, value in arrays.items():
@@ -114,15 +129,24 @@ def load_network(network: nn.Cell, file: str | Path | Checkpoint) -> None:
         UserError: names the parameters that are missing, unknown or of another shape; or as `read` does.
     """
     checkpoint = file if isinstance(file, Checkpoint) else read(file)
-    found = {_slope_name(name): value for name, value in checkpoint.parameters.items()
-             if not _FOREIGN_OPTIMIZER_STATE.search(name)}
+    found = {
+        _slope_name(name): value
+        for name, value in checkpoint.parameters.items()
+        if not _FOREIGN_OPTIMIZER_STATE.search(name)
+    }
     wanted = {parameter.name: parameter for parameter in network.get_parameters()}
     missing = [name for name in wanted if name not in found and not _NOISE.search(name)]
     unknown = [name for name in found if name not in wanted and not _NOISE.search(name)]
-    shapes = [f"{name} {found[name].shape} (the network has {tuple(wanted[name].shape)})" for name in wanted
-              if name in found and found[name].shape != tuple(wanted[name].shape)]
-    problems = [f"{label}: {_some(names)}" for label, names in
-                (("missing", missing), ("unknown", unknown), ("of another shape", shapes)) if names]
+    shapes = [
+        f"{name} {found[name].shape} (the network has {tuple(wanted[name].shape)})"
+        for name in wanted
+        if name in found and found[name].shape != tuple(wanted[name].shape)
+    ]
+    problems = [
+        f"{label}: {_some(names)}"
+        for label, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+        if names
+    ]
     if problems:
         raise UserError(f"the checkpoint {checkpoint.path} does not fit this network; parameters {'; '.join(problems)}")
     for name, parameter in wanted.items():
@@ -139,16 +163,21 @@ def load_optimizer(optimizer: nn.Cell, checkpoint: Checkpoint) -> None:
     for parameter in _optimizer_state(optimizer):
         value = checkpoint.optimizer.get(parameter.name)
         if value is None or value.shape != tuple(parameter.shape):
-            raise UserError(f"{checkpoint.path} cannot be resumed with this optimizer: it holds no {parameter.name} of "
-                            f"shape {tuple(parameter.shape)}; use --init_checkpoint to take its weights alone")
+            raise UserError(
+                f"{checkpoint.path} cannot be resumed with this optimizer: it holds no {parameter.name} of "
+                f"shape {tuple(parameter.shape)}; use --init_checkpoint to take its weights alone"
+            )
         parameter.set_data(Tensor(value, parameter.dtype))
 
 
 def _optimizer_state(optimizer: nn.Cell) -> list[Parameter]:
     """Its own parameters: not the network's, which it holds too, and not the tables that the config determines."""
     networks = {id(parameter) for parameter in optimizer.parameters}
-    return [parameter for parameter in optimizer.get_parameters()
-            if id(parameter) not in networks and not parameter.name.endswith("learning_rate")]
+    return [
+        parameter
+        for parameter in optimizer.get_parameters()
+        if id(parameter) not in networks and not parameter.name.endswith("learning_rate")
+    ]
 
 
 def _slope_name(name: str) -> str:

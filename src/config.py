@@ -61,6 +61,7 @@ class NetworkSection(Section):
     estimator: str
     estimator_options: dict[str, Annotated[Any, BeforeValidator(_to_float)]]
     weight_quantizer: str
+    weight_init: str
     scale_in_gradient: Flag
 
 
@@ -134,8 +135,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _warmup_ends_in_time(self) -> "Config":
         if self.scheduler.warmup_epochs >= self.train.epochs and self.scheduler.warmup_epochs > 0:
-            raise ValueError(f"scheduler.warmup_epochs is {self.scheduler.warmup_epochs}, but must be less than "
-                             f"train.epochs, which is {self.train.epochs}")
+            raise ValueError(
+                f"scheduler.warmup_epochs is {self.scheduler.warmup_epochs}, but must be less than "
+                f"train.epochs, which is {self.train.epochs}"
+            )
         return self
 
     def to_yaml(self) -> str:
@@ -170,8 +173,9 @@ def read_yaml(path: str | Path) -> dict:
     return content
 
 
-def load_config(source: str | Path | Mapping[str, Any] | None = None,
-                overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    source: str | Path | Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
     """default_config.yaml, then the keys of `source`, then `overrides`.
 
     Args:
@@ -221,8 +225,10 @@ def parse_override(key: str, text: str) -> Any:
 def _merge(into: dict, extra: Mapping[str, Any], origin: str, prefix: str = "") -> None:
     for key, value in extra.items():
         if key not in into and prefix != f"{FREE_KEY}.":
-            raise UserError(f"unknown key '{prefix}{key}' in {origin}{_nearest_key(f'{prefix}{key}')}; "
-                            "default_config.yaml explains every key")
+            raise UserError(
+                f"unknown key '{prefix}{key}' in {origin}{_nearest_key(f'{prefix}{key}')}; "
+                "default_config.yaml explains every key"
+            )
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value, origin, f"{prefix}{key}.")
         else:

@@ -45,7 +45,9 @@ def add_config_flags(parser: Parser, shorthands: dict[str, str]) -> None:
         names = [flag for flag, target in shorthands.items() if target == key]
         if f"--{key}" not in names:
             names.append(f"--{key}")
-        switch = {"nargs": "?", "const": "true"} if annotation_of(key) is bool else {}  # --download is short for --download true
+        switch = (
+            {"nargs": "?", "const": "true"} if annotation_of(key) is bool else {}
+        )  # --download is short for --download true
         group.add_argument(*names, dest=key, metavar="VALUE", default=argparse.SUPPRESS, **switch)
 
 
@@ -63,7 +65,8 @@ def parse_config_flags(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Na
         if not flag.startswith(f"--{FREE_KEY}."):
             known = [name for action in parser._actions for name in action.option_strings]
             matches = [name for name in known if name.endswith("." + flag.lstrip("-"))] or difflib.get_close_matches(
-                flag, known, n=1)
+                flag, known, n=1
+            )
             hint = f" (did you mean {matches[0]}?)" if matches else ""
             parser.error(f"unknown argument {word!r}{hint}")
         if not equals:

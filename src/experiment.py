@@ -35,13 +35,22 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
     """The network that the config names; UserError for names or options that the registries refuse."""
     try:
         return create_model(
-            config.network.name, num_classes=num_classes, binary=config.network.binary,
-            estimator=config.network.estimator, estimator_options=config.network.estimator_options,
-            weight_quantizer=config.network.weight_quantizer, scale_in_gradient=config.network.scale_in_gradient,
+            config.network.name,
+            num_classes=num_classes,
+            binary=config.network.binary,
+            estimator=config.network.estimator,
+            estimator_options=config.network.estimator_options,
+            weight_quantizer=config.network.weight_quantizer,
+            weight_init=config.network.weight_init,
+            scale_in_gradient=config.network.scale_in_gradient,
             noise_adaptation=config.noise.enabled and config.schedules.alpha.start > 0,
-            noise_options={"eta": config.noise.eta, "amplitude": config.noise.amplitude,
-                           "reduction": config.noise.reduction},
-            noise_in_forward=config.noise.in_forward)
+            noise_options={
+                "eta": config.noise.eta,
+                "amplitude": config.noise.amplitude,
+                "reduction": config.noise.reduction,
+            },
+            noise_in_forward=config.noise.in_forward,
+        )
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
 
@@ -57,21 +66,36 @@ def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | N
     return network
 
 
-def build_data(config: Config, worker: Worker = Worker(), splits: tuple[str, ...] = ("train", "test"),
-               image_size: int | None = None) -> Dataset:
+def build_data(
+    config: Config,
+    worker: Worker = Worker(),
+    splits: tuple[str, ...] = ("train", "test"),
+    image_size: int | None = None,
+) -> Dataset:
     """The data set that the config names, this worker's part of it for training."""
     return open_dataset(
-        config.data.name, path=config.data.path, batch_size=config.data.batch_size, workers=config.data.workers,
-        augment=config.data.augment, seed=config.seed, rank=worker.rank, size=worker.size,
-        download=config.data.download, splits=splits, image_size=image_size)
+        config.data.name,
+        path=config.data.path,
+        batch_size=config.data.batch_size,
+        workers=config.data.workers,
+        augment=config.data.augment,
+        seed=config.seed,
+        rank=worker.rank,
+        size=worker.size,
+        download=config.data.download,
+        splits=splits,
+        image_size=image_size,
+    )
 
 
 def build_tables(config: Config, steps_per_epoch: int) -> dict[str, np.ndarray]:
     """n and alpha of every step of training, float32 (steps,)."""
     n, alpha = config.schedules.n, config.schedules.alpha
     steps = config.train.epochs * steps_per_epoch
-    return {"n": schedules.tabulate(schedules.number_of_terms(n.setting, n.n_p, n.n_s), steps),
-            "alpha": schedules.tabulate(schedules.cosine(alpha.start), steps)}
+    return {
+        "n": schedules.tabulate(schedules.number_of_terms(n.setting, n.n_p, n.n_s), steps),
+        "alpha": schedules.tabulate(schedules.cosine(alpha.start), steps),
+    }
 
 
 def build(config: Config, worker: Worker) -> Experiment:
@@ -86,7 +110,8 @@ def build(config: Config, worker: Worker) -> Experiment:
     if config.amp.level != "O0":
         amp.auto_mixed_precision(network, config.amp.level)
     scaler = {"none": lambda: None, "dynamic": lambda: amp.DynamicLossScaler(2**15, 2, 1000)}.get(
-        config.amp.loss_scale, lambda: amp.StaticLossScaler(config.amp.loss_scale))()
+        config.amp.loss_scale, lambda: amp.StaticLossScaler(config.amp.loss_scale)
+    )()
     loss = create_loss("CE", label_smoothing=config.loss.label_smoothing)
     tables["lr"] = np.array(learning_rates(config, steps_per_epoch))
     return Experiment(config, worker, data, network, loss, optimizer, scaler, steps_per_epoch, tables)

@@ -10,13 +10,20 @@ def learning_rates(config: Config, steps_per_epoch: int) -> list[float]:
     """The learning rate of every step, from mindcv's scheduler."""
     epochs, warmup = config.train.epochs, config.scheduler.warmup_epochs
     rates = create_scheduler(
-        steps_per_epoch, scheduler=config.scheduler.name, lr=config.optimizer.lr, min_lr=config.scheduler.min_lr,
-        warmup_epochs=warmup, decay_epochs=epochs - warmup, decay_rate=1.0, num_epochs=epochs)
+        steps_per_epoch,
+        scheduler=config.scheduler.name,
+        lr=config.optimizer.lr,
+        min_lr=config.scheduler.min_lr,
+        warmup_epochs=warmup,
+        decay_epochs=epochs - warmup,
+        decay_rate=1.0,
+        num_epochs=epochs,
+    )
     return [float(rate) for rate in rates]
 
 
 def parameter_groups(network: nn.Cell, weight_decay: float, decay_all: bool) -> list[dict]:
-    """Every trainable parameter in exactly one group: weights, noise modules, and the rest (batch norm, biases, slopes).
+    """Every trainable parameter in exactly one group: weights, noise modules, the rest (batch norm, biases, slopes).
 
     Weights and noise modules are decayed; the rest only with `decay_all`.
     """

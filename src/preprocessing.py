@@ -20,7 +20,11 @@ class Preprocessing:
 
 PREPROCESSING = {
     # The release normalises CIFAR-10 with these numbers, which are ImageNet's.
-    "cifar10": Preprocessing(32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (
-        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")),
+    "cifar10": Preprocessing(
+        32,
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
     "digits": Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple("0123456789")),
 }

@@ -63,13 +63,16 @@ def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distri
     if not distribute:
         return Worker()
     if "MS_WORKER_NUM" not in os.environ and "RANK_TABLE_FILE" not in os.environ:
-        raise UserError("--distribute needs a launcher: start it with scripts/run_distribute_train.sh, which uses msrun")
+        raise UserError(
+            "--distribute needs a launcher: start it with scripts/run_distribute_train.sh, which uses msrun"
+        )
     from mindspore.communication import get_group_size, get_rank, init
 
     init()
     worker = Worker(get_rank(), get_group_size())
-    ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, parameter_broadcast=True,
-                                 device_num=worker.size)
+    ms.set_auto_parallel_context(
+        parallel_mode="data_parallel", gradients_mean=True, parameter_broadcast=True, device_num=worker.size
+    )
     return worker
 
 

@@ -21,7 +21,9 @@ def run(door: str, *arguments, cwd: Path, timeout: float = 300) -> subprocess.Co
 
 
 def start(door: str, *arguments, cwd: Path) -> subprocess.Popen:
-    return subprocess.Popen(command(door, *arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command(door, *arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for(condition, process: subprocess.Popen, timeout: float = 240) -> None:

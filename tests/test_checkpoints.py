@@ -60,8 +60,14 @@ def assert_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) ->
 def own(tmp_path) -> tuple[Path, nn.Cell]:
     """A checkpoint of ours, and the network that is in it."""
     network, path = scrambled(Small()), tmp_path / "last.ckpt"
-    checkpoints.save(path, network, optimizer_of(network), {"seed": 3}, {"epoch": 2, "history": [{"loss": 0.1}]},
-                     {"signs": np.arange(5, dtype=np.uint8)})
+    checkpoints.save(
+        path,
+        network,
+        optimizer_of(network),
+        {"seed": 3},
+        {"epoch": 2, "history": [{"loss": 0.1}]},
+        {"signs": np.arange(5, dtype=np.uint8)},
+    )
     return path, network
 
 
@@ -69,8 +75,10 @@ def own(tmp_path) -> tuple[Path, nn.Cell]:
 def test_the_released_layout_loads_in_both_spellings(tmp_path, slope):
     network = create_model("resnet20", noise_adaptation=False)
     released = values(scrambled(create_model("resnet20", noise_adaptation=False)))
-    spelled = {name.removesuffix(".a") + f".{slope}" if name.endswith(".a") else name: value
-               for name, value in released.items()}
+    spelled = {
+        name.removesuffix(".a") + f".{slope}" if name.endswith(".a") else name: value
+        for name, value in released.items()
+    }
     assert sum(name.endswith(f"relu1.{slope}") for name in spelled) == 9
     checkpoints.load_network(network, write_bare(tmp_path / "released.ckpt", spelled))
     assert_equal(values(network), released)
@@ -123,8 +131,9 @@ def test_noise_modules_may_be_missing_on_either_side(own, tmp_path):
             np.testing.assert_array_equal(value, before[name])
 
 
-@pytest.mark.parametrize("make", [optimizer_of, lambda network: nn.Adam(network.trainable_params(), 0.1)],
-                         ids=["momentum", "adam"])
+@pytest.mark.parametrize(
+    "make", [optimizer_of, lambda network: nn.Adam(network.trainable_params(), 0.1)], ids=["momentum", "adam"]
+)
 def test_mindspores_own_optimizer_state_is_passed_over(tmp_path, make):
     network = scrambled(Small(noise=False))
     state = {name: value for name, value in values(make(network)).items()}
@@ -134,16 +143,26 @@ def test_mindspores_own_optimizer_state_is_passed_over(tmp_path, make):
     assert_equal(values(fresh), values(network))
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda arrays: arrays.pop("linear.bias"), r"missing: linear\.bias$"),
-    (lambda arrays: arrays.pop("layer1.0.relu2.a"), r"missing: layer1\.0\.relu2\.a$"),
-    (lambda arrays: arrays.update({"fc.weight": np.zeros((2, 8), np.float32)}), r"unknown: fc\.weight$"),
-    (lambda arrays: arrays.update({"linear.weight": np.zeros((3, 8), np.float32)}),
-     r"of another shape: linear\.weight \(3, 8\) \(the network has \(2, 8\)\)$"),
-    (lambda arrays: arrays.update({"linear.weight": np.zeros((2, 9), np.float32), "extra": arrays.pop("linear.bias")}),
-     r"missing: linear\.bias; unknown: extra; of another shape: linear\.weight"),
-    (lambda arrays: [arrays.pop(name) for name in list(arrays) if ".bn" in name], "missing: .* and 4 more"),
-], ids=["missing", "missing slope", "unknown", "shape", "all three", "many"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda arrays: arrays.pop("linear.bias"), r"missing: linear\.bias$"),
+        (lambda arrays: arrays.pop("layer1.0.relu2.a"), r"missing: layer1\.0\.relu2\.a$"),
+        (lambda arrays: arrays.update({"fc.weight": np.zeros((2, 8), np.float32)}), r"unknown: fc\.weight$"),
+        (
+            lambda arrays: arrays.update({"linear.weight": np.zeros((3, 8), np.float32)}),
+            r"of another shape: linear\.weight \(3, 8\) \(the network has \(2, 8\)\)$",
+        ),
+        (
+            lambda arrays: arrays.update(
+                {"linear.weight": np.zeros((2, 9), np.float32), "extra": arrays.pop("linear.bias")}
+            ),
+            r"missing: linear\.bias; unknown: extra; of another shape: linear\.weight",
+        ),
+        (lambda arrays: [arrays.pop(name) for name in list(arrays) if ".bn" in name], "missing: .* and 4 more"),
+    ],
+    ids=["missing", "missing slope", "unknown", "shape", "all three", "many"],
+)
 def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(tmp_path, damage, message):
     arrays = values(scrambled(Small(noise=False)))
     damage(arrays)
@@ -155,19 +174,23 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(tmp_path, damag
 
 
 def flip(content: bytes, position: int) -> bytes:
-    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1:]
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda content: b"", "is empty"),
-    (lambda content: content[:50], "truncated or damaged"),
-    (lambda content: content[:len(content) // 2], "truncated or damaged"),
-    (lambda content: content[:-1], "truncated or damaged"),
-    (lambda content: flip(content, len(content) // 2), "truncated or damaged"),
-    (lambda content: flip(content, 3), "truncated or damaged"),
-    (lambda content: b"no checkpoint at all\n" * 200, "no MindSpore checkpoint"),
-    (lambda content: bytes(4096), "no MindSpore checkpoint"),
-], ids=["empty", "start alone", "half", "last byte gone", "a bit flipped", "first bytes", "text", "zeros"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: b"", "is empty"),
+        (lambda content: content[:50], "truncated or damaged"),
+        (lambda content: content[: len(content) // 2], "truncated or damaged"),
+        (lambda content: content[:-1], "truncated or damaged"),
+        (lambda content: flip(content, len(content) // 2), "truncated or damaged"),
+        (lambda content: flip(content, 3), "truncated or damaged"),
+        (lambda content: b"no checkpoint at all\n" * 200, "no MindSpore checkpoint"),
+        (lambda content: bytes(4096), "no MindSpore checkpoint"),
+    ],
+    ids=["empty", "start alone", "half", "last byte gone", "a bit flipped", "first bytes", "text", "zeros"],
+)
 def test_a_damaged_file_is_refused_and_changes_nothing(own, damage, message):
     path, _ = own
     path.write_bytes(damage(path.read_bytes()))

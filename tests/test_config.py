@@ -70,11 +70,18 @@ def test_it_is_frozen():
         config.optimizer.lr = 1.0
 
 
-@pytest.mark.parametrize(("key", "nearest"), [
-    ("lr", "optimizer.lr"), ("optimizer.lrr", "optimizer.lr"), ("data.batchsize", "data.batch_size"), ("sed", "seed"),
-    ("train.epoch", "train.epochs"), ("schedules.n.set", "schedules.n.setting"),
-    ("loss.smoothing", "loss.label_smoothing"),
-])
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("lr", "optimizer.lr"),
+        ("optimizer.lrr", "optimizer.lr"),
+        ("data.batchsize", "data.batch_size"),
+        ("sed", "seed"),
+        ("train.epoch", "train.epochs"),
+        ("schedules.n.set", "schedules.n.setting"),
+        ("loss.smoothing", "loss.label_smoothing"),
+    ],
+)
 def test_an_unknown_key_names_the_nearest(key, nearest):
     with pytest.raises(UserError, match=f"unknown key '{key}' in the command line .did you mean '{nearest}'"):
         load_config(None, {key: 1})
@@ -86,46 +93,49 @@ def test_an_unknown_key_in_a_file_names_file_and_key(tmp_path):
         load_config(file)
 
 
-@pytest.mark.parametrize(("key", "value", "allowed"), [
-    ("data.batch_size", 0, "greater than or equal to 1"),
-    ("data.batch_size", -8, "greater than or equal to 1"),
-    ("data.batch_size", 12.5, "integer"),
-    ("data.batch_size", True, "integer"),
-    ("data.workers", 0, "greater than or equal to 1"),
-    ("train.epochs", -1, "greater than or equal to 1"),
-    ("train.epochs", 0, "greater than or equal to 1"),
-    ("train.epochs", "two", "integer"),
-    ("train.steps_per_epoch", 0, "greater than or equal to 1"),
-    ("optimizer.lr", math.nan, "finite"),
-    ("optimizer.lr", math.inf, "finite"),
-    ("optimizer.lr", 0, "greater than 0"),
-    ("optimizer.lr", -0.1, "greater than 0"),
-    ("optimizer.lr", "nan", "finite"),
-    ("optimizer.lr", "fast", "number"),
-    ("optimizer.lr", True, "number"),
-    ("optimizer.lr", None, "number"),
-    ("optimizer.lr", [0.1], "number"),
-    ("optimizer.momentum", 1, "less than 1"),
-    ("optimizer.weight_decay", -1e-4, "greater than or equal to 0"),
-    ("optimizer.name", "sgd", "'momentum' or 'adam'"),
-    ("optimizer.decay_all", 1, "boolean"),
-    ("optimizer.decay_all", "yes", "boolean"),
-    ("optimizer", 3, "dictionary"),
-    ("scheduler.name", "cosine", "'cosine_decay', 'constant' or 'polynomial_decay'"),
-    ("schedules.n.setting", 4, "less than or equal to 3"),
-    ("schedules.n.n_s", 0, "greater than or equal to 1"),
-    ("schedules.alpha.start", -0.1, "greater than or equal to 0"),
-    ("noise.reduction", 0, "greater than or equal to 1"),
-    ("noise.amplitude", math.nan, "finite"),
-    ("loss.label_smoothing", 1.0, "less than 1"),
-    ("seed", -1, "greater than or equal to 0"),
-    ("seed", 2**31, "less than or equal to 2147483647"),
-    ("amp.level", "O4", "'O0', 'O2' or 'O3'"),
-    ("amp.loss_scale", 0.5, "greater than or equal to 1"),
-    ("amp.loss_scale", "static", "'none' or 'dynamic'"),
-    ("runtime.device_target", "TPU", "'CPU', 'GPU' or 'Ascend'"),
-    ("network.binary", "false", "boolean"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("data.batch_size", 0, "greater than or equal to 1"),
+        ("data.batch_size", -8, "greater than or equal to 1"),
+        ("data.batch_size", 12.5, "integer"),
+        ("data.batch_size", True, "integer"),
+        ("data.workers", 0, "greater than or equal to 1"),
+        ("train.epochs", -1, "greater than or equal to 1"),
+        ("train.epochs", 0, "greater than or equal to 1"),
+        ("train.epochs", "two", "integer"),
+        ("train.steps_per_epoch", 0, "greater than or equal to 1"),
+        ("optimizer.lr", math.nan, "finite"),
+        ("optimizer.lr", math.inf, "finite"),
+        ("optimizer.lr", 0, "greater than 0"),
+        ("optimizer.lr", -0.1, "greater than 0"),
+        ("optimizer.lr", "nan", "finite"),
+        ("optimizer.lr", "fast", "number"),
+        ("optimizer.lr", True, "number"),
+        ("optimizer.lr", None, "number"),
+        ("optimizer.lr", [0.1], "number"),
+        ("optimizer.momentum", 1, "less than 1"),
+        ("optimizer.weight_decay", -1e-4, "greater than or equal to 0"),
+        ("optimizer.name", "sgd", "'momentum' or 'adam'"),
+        ("optimizer.decay_all", 1, "boolean"),
+        ("optimizer.decay_all", "yes", "boolean"),
+        ("optimizer", 3, "dictionary"),
+        ("scheduler.name", "cosine", "'cosine_decay', 'constant' or 'polynomial_decay'"),
+        ("schedules.n.setting", 4, "less than or equal to 3"),
+        ("schedules.n.n_s", 0, "greater than or equal to 1"),
+        ("schedules.alpha.start", -0.1, "greater than or equal to 0"),
+        ("noise.reduction", 0, "greater than or equal to 1"),
+        ("noise.amplitude", math.nan, "finite"),
+        ("loss.label_smoothing", 1.0, "less than 1"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**31, "less than or equal to 2147483647"),
+        ("amp.level", "O4", "'O0', 'O2' or 'O3'"),
+        ("amp.loss_scale", 0.5, "greater than or equal to 1"),
+        ("amp.loss_scale", "static", "'none' or 'dynamic'"),
+        ("runtime.device_target", "TPU", "'CPU', 'GPU' or 'Ascend'"),
+        ("network.binary", "false", "boolean"),
+    ],
+)
 def test_a_wrong_value_names_key_value_and_what_is_allowed(key, value, allowed):
     with pytest.raises(UserError) as refusal:
         load_config(None, {key: value})
@@ -148,15 +158,18 @@ def test_whole_numbers_serve_where_numbers_are_wanted():
     assert load_config(None, {"optimizer.lr": 1}).optimizer.lr == 1.0
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("seed: 1\nseed: 2", "key 'seed' stands twice.*line 2"),
-    ("optimizer:\n  lr: 0.1\n  lr: 0.2", "key 'lr' stands twice.*line 3"),
-    ("seed: [1", "no valid YAML"),
-    ("- a\n- b", "holds a list, but must hold keys and values"),
-    ("just text", "holds a str"),
-    ("? [a]\n: 1", "no valid YAML"),
-    ("seed: !!python/object:os.system 1", "no valid YAML"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2", "key 'seed' stands twice.*line 2"),
+        ("optimizer:\n  lr: 0.1\n  lr: 0.2", "key 'lr' stands twice.*line 3"),
+        ("seed: [1", "no valid YAML"),
+        ("- a\n- b", "holds a list, but must hold keys and values"),
+        ("just text", "holds a str"),
+        ("? [a]\n: 1", "no valid YAML"),
+        ("seed: !!python/object:os.system 1", "no valid YAML"),
+    ],
+)
 def test_a_wrong_file_is_refused(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, text))
@@ -183,10 +196,24 @@ def test_warmup_must_end_before_training():
 
 
 def test_dotted_keys_and_shorthands_on_the_command_line():
-    config = with_overrides("--optimizer.lr", "0.05", "--epochs=3", "-b", "32", "--noise.enabled", "false",
-                            "--train.steps_per_epoch", "null", "--network.estimator_options.clip", "1.5",
-                            "--network.estimator_options.omega=0.2", "--output_dir", "007",
-                            "--amp.loss_scale", "dynamic")
+    config = with_overrides(
+        "--optimizer.lr",
+        "0.05",
+        "--epochs=3",
+        "-b",
+        "32",
+        "--noise.enabled",
+        "false",
+        "--train.steps_per_epoch",
+        "null",
+        "--network.estimator_options.clip",
+        "1.5",
+        "--network.estimator_options.omega=0.2",
+        "--output_dir",
+        "007",
+        "--amp.loss_scale",
+        "dynamic",
+    )
     assert (config.optimizer.lr, config.train.epochs, config.data.batch_size) == (0.05, 3, 32)
     assert config.noise.enabled is False
     assert config.train.steps_per_epoch is None
@@ -202,16 +229,19 @@ def test_the_command_line_comes_after_the_file(tmp_path):
     assert config.network.estimator_options == {"omega": 0.2, "clip": 1.0}
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--optimizer.lrr", "1"], "unknown argument '--optimizer.lrr' .did you mean --optimizer.lr"),
-    (["--epoch", "1"], "unknown argument '--epoch' .did you mean --epochs"),
-    (["--lr", "1"], "unknown argument '--lr' .did you mean --optimizer.lr"),
-    (["stray"], "unknown argument 'stray'"),
-    (["--optimizer.lr"], "--optimizer.lr"),
-    (["--network.estimator_options.clip"], "--network.estimator_options.clip needs a value"),
-    (["--optimizer.lr", "[1"], "--optimizer.lr is '.1', which is no valid YAML value"),
-    (["--epochs", "1.5"], "train.epochs is 1.5"),
-])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--optimizer.lrr", "1"], "unknown argument '--optimizer.lrr' .did you mean --optimizer.lr"),
+        (["--epoch", "1"], "unknown argument '--epoch' .did you mean --epochs"),
+        (["--lr", "1"], "unknown argument '--lr' .did you mean --optimizer.lr"),
+        (["stray"], "unknown argument 'stray'"),
+        (["--optimizer.lr"], "--optimizer.lr"),
+        (["--network.estimator_options.clip"], "--network.estimator_options.clip needs a value"),
+        (["--optimizer.lr", "[1"], "--optimizer.lr is '.1', which is no valid YAML value"),
+        (["--epochs", "1.5"], "train.epochs is 1.5"),
+    ],
+)
 def test_a_wrong_command_line_is_one_sentence(argv, message):
     with pytest.raises(UserError, match=message):
         with_overrides(*argv)

@@ -3,11 +3,11 @@
 import importlib
 import json
 
-import doors as processes
 import mindspore as ms
 import numpy as np
 import pytest
 
+import doors as processes
 from src import doors
 from src.models import create_model
 
@@ -35,8 +35,21 @@ def report(capsys, *argv) -> tuple[dict, str]:
 
 
 def test_the_released_scripts_flags_work_as_they_are(released, capsys):
-    result, output = report(capsys, "--data_path", released / "data", "--ckpt", released / "released.ckpt", "-b", 16,
-                            "--num-classes", 10, "--smoothing", 0.1, "--image_size", 32)
+    result, output = report(
+        capsys,
+        "--data_path",
+        released / "data",
+        "--ckpt",
+        released / "released.ckpt",
+        "-b",
+        16,
+        "--num-classes",
+        10,
+        "--smoothing",
+        0.1,
+        "--image_size",
+        32,
+    )
     assert {"Validation-Loss", "Top1-Acc", "Top5-Acc"} <= result.keys()
     assert result["images"] == 30  # the last partial batch of 14 included
     assert 0 <= result["Top1-Acc"] <= result["Top5-Acc"] <= 1
@@ -58,17 +71,20 @@ def test_the_smoothing_is_the_releases(released, capsys):
     assert plain != smooth
 
 
-@pytest.mark.parametrize(("argv", "expected"), [
-    ((), "--checkpoint"),
-    (("--checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
-    (("--checkpoint", "."), "is no file"),
-    (("--checkpoint", "x", "--smoothing", "2"), "--smoothing is 2.0"),
-    (("--checkpoint", "x", "-b", "0"), "data.batch_size is 0"),
-    (("--checkpoint", "x", "--num-classes", "0"), "--num-classes is 0"),
-    (("--checkpoint", "empty.ckpt"), "is empty"),
-    (("--checkpoint", "junk.ckpt"), "no MindSpore checkpoint"),
-    (("--checkpont", "x"), "--checkpoint"),
-])
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ((), "--checkpoint"),
+        (("--checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
+        (("--checkpoint", "."), "is no file"),
+        (("--checkpoint", "x", "--smoothing", "2"), "--smoothing is 2.0"),
+        (("--checkpoint", "x", "-b", "0"), "data.batch_size is 0"),
+        (("--checkpoint", "x", "--num-classes", "0"), "--num-classes is 0"),
+        (("--checkpoint", "empty.ckpt"), "is empty"),
+        (("--checkpoint", "junk.ckpt"), "no MindSpore checkpoint"),
+        (("--checkpont", "x"), "--checkpoint"),
+    ],
+)
 def test_bad_input_is_refused_in_one_sentence(argv, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.ckpt").touch()

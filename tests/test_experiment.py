@@ -11,19 +11,26 @@ from src.runtime import Worker
 DIGITS = {"data.name": "digits", "data.batch_size": 32, "train.epochs": 2}
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    ({"network.name": "resnet2"}, "unknown network 'resnet2'.*did you mean 'resnet20'"),
-    ({"network.estimator": "fad"}, "unknown estimator 'fad'.*did you mean 'fda'.*clipped_ste, fda, ste"),
-    ({"network.estimator_options.omga": 1.0}, "unknown option 'omga' of estimator 'fda'.*did you mean 'omega'"),
-    ({"network.estimator_options.omega": -1.0}, "omega is -1.0.*greater than 0"),
-    ({"network.estimator_options.omega": "wide"}, "omega is 'wide'.*greater than 0"),
-    ({"network.estimator_options.clip": "nan"}, "clip is nan.*greater than 0"),
-    ({"network.estimator_options.n": 2.5}, "n is 2.5.*integer"),
-    ({"network.estimator": "ste", "network.estimator_options.clip": 1.0}, "unknown option 'clip' of estimator 'ste'"),
-    ({"network.weight_quantizer": "xnor"}, "unknown weight quantizer 'xnor'.*dorefa"),
-    ({"noise.eta": "sin"}, "unknown eta 'sin'.*did you mean 'sine'"),
-    ({"data.name": "cifar"}, "unknown data set 'cifar'"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"network.name": "resnet2"}, "unknown network 'resnet2'.*did you mean 'resnet20'"),
+        ({"network.estimator": "fad"}, "unknown estimator 'fad'.*did you mean 'fda'.*clipped_ste, fda, ste"),
+        ({"network.estimator_options.omga": 1.0}, "unknown option 'omga' of estimator 'fda'.*did you mean 'omega'"),
+        ({"network.estimator_options.omega": -1.0}, "omega is -1.0.*greater than 0"),
+        ({"network.estimator_options.omega": "wide"}, "omega is 'wide'.*greater than 0"),
+        ({"network.estimator_options.clip": "nan"}, "clip is nan.*greater than 0"),
+        ({"network.estimator_options.n": 2.5}, "n is 2.5.*integer"),
+        (
+            {"network.estimator": "ste", "network.estimator_options.clip": 1.0},
+            "unknown option 'clip' of estimator 'ste'",
+        ),
+        ({"network.weight_quantizer": "xnor"}, "unknown weight quantizer 'xnor'.*dorefa"),
+        ({"network.weight_init": "normal"}, "unknown weight init 'normal'.*did you mean 'he_normal'"),
+        ({"noise.eta": "sin"}, "unknown eta 'sin'.*did you mean 'sine'"),
+        ({"data.name": "cifar"}, "unknown data set 'cifar'"),
+    ],
+)
 def test_wrong_names_are_one_sentence(overrides, message):
     with pytest.raises(UserError, match=message) as refusal:
         build(load_config(None, {**DIGITS, **overrides}), Worker())

@@ -24,8 +24,16 @@ SCRIPTS = ROOT / "scripts"
 THIN = {"run_standalone_train.sh": "train.py", "run_eval.sh": "eval.py", "run_export.sh": "export.py"}
 DISTRIBUTE = "run_distribute_train.sh"
 # The full-precision twin: it compiles in half the time, and the launcher knows nothing of the method.
-TWIN = ("--config", str(ROOT / "configs/digits.yaml"), "--network.binary", "false", "--data.batch_size", "8",
-        "--train.save_every_steps", "1")
+TWIN = (
+    "--config",
+    str(ROOT / "configs/digits.yaml"),
+    "--network.binary",
+    "false",
+    "--data.batch_size",
+    "8",
+    "--train.save_every_steps",
+    "1",
+)
 PATIENCE = 400  # seconds; on an idle machine of two cores nothing here takes a tenth of them
 
 
@@ -39,8 +47,14 @@ def command(script: str, *arguments) -> list[str]:
 
 
 def run(script: str, *arguments, cwd: Path, **changes: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, *arguments), cwd=cwd, capture_output=True, text=True, timeout=PATIENCE,
-                          env=environment(**changes))
+    return subprocess.run(
+        command(script, *arguments),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(**changes),
+    )
 
 
 def refused(script: str, *arguments, cwd: Path) -> str:
@@ -65,8 +79,14 @@ class Launcher:
         self.logs = cwd / "logs"
         with (cwd / "output.txt").open("w") as output:
             self.process = subprocess.Popen(
-                command(DISTRIBUTE, "--workers", 2, "--log_dir", "logs", *arguments), cwd=cwd, stdout=output,
-                stderr=subprocess.STDOUT, env=environment(), start_new_session=True, preexec_fn=terminal_defaults)
+                command(DISTRIBUTE, "--workers", 2, "--log_dir", "logs", *arguments),
+                cwd=cwd,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,
+                preexec_fn=terminal_defaults,
+            )
 
     def output(self) -> str:
         return (self.cwd / "output.txt").read_text()
@@ -99,8 +119,11 @@ class Launcher:
 
     def workers(self) -> dict[str, int]:
         """Rank -> process."""
-        return {variables["MS_NODE_ID"]: process for process, variables in self.processes().items()
-                if variables.get("MS_ROLE") == "MS_WORKER"}
+        return {
+            variables["MS_NODE_ID"]: process
+            for process, variables in self.processes().items()
+            if variables.get("MS_ROLE") == "MS_WORKER"
+        }
 
     def msrun(self) -> int:
         return next(process for process, variables in self.processes().items() if "MS_ROLE" not in variables)
@@ -146,19 +169,22 @@ def test_the_distributed_launcher_explains_its_arguments(tmp_path):
 @pytest.mark.parametrize(("script", "program"), THIN.items())
 def test_thin_launchers_pass_arguments_and_exit_code_on_as_they_are(script, program, tmp_path):
     fake = tmp_path / "fake python"
-    fake.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" \"$(pwd)\"\nexit 7\n")
+    fake.write_text('#!/bin/sh\nprintf \'%s\\n\' "$@" "$(pwd)"\nexit 7\n')
     fake.chmod(0o755)
     done = run(script, "--data_path", "my data/*", "", cwd=tmp_path, PYTHON=str(fake))
     assert done.returncode == 7
     assert done.stdout.splitlines() == [str(ROOT / program), "--data_path", "my data/*", "", str(tmp_path)]
 
 
-@pytest.mark.parametrize(("script", "arguments", "expected"), [
-    ("run_standalone_train.sh", ("--epochs", "0"), "train.epochs is 0"),
-    ("run_standalone_train.sh", ("--config", "mine.yaml"), "optimizer.rate"),  # a file of the user's own folder
-    ("run_eval.sh", (), "--checkpoint"),
-    ("run_export.sh", (), "--checkpoint"),
-])
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("run_standalone_train.sh", ("--epochs", "0"), "train.epochs is 0"),
+        ("run_standalone_train.sh", ("--config", "mine.yaml"), "optimizer.rate"),  # a file of the user's own folder
+        ("run_eval.sh", (), "--checkpoint"),
+        ("run_export.sh", (), "--checkpoint"),
+    ],
+)
 def test_errors_of_the_program_are_the_launchers(script, arguments, expected, tmp_path):
     (tmp_path / "mine.yaml").write_text("optimizer: {rate: 1}\n")
     assert expected in refused(script, *arguments, cwd=tmp_path)
@@ -177,16 +203,19 @@ def test_the_active_environment_goes_before_the_repositorys_own(active, expected
     assert done.stdout == f"{expected}\n"
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    (("--workers", "0"), "--workers is 0"),
-    (("--workers", "two"), "--workers"),
-    (("--workers",), "--workers"),
-    (("--device_target", "TPU"), "'CPU', 'GPU', 'Ascend'"),
-    (("--master_port", "80"), "--master_port is 80"),
-    (("--master_port", "70000"), "--master_port is 70000"),
-    (("--log_dir", "file"), "--log_dir is file"),
-    (("--log_dir", "file/logs"), "--log_dir is file/logs"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--workers", "0"), "--workers is 0"),
+        (("--workers", "two"), "--workers"),
+        (("--workers",), "--workers"),
+        (("--device_target", "TPU"), "'CPU', 'GPU', 'Ascend'"),
+        (("--master_port", "80"), "--master_port is 80"),
+        (("--master_port", "70000"), "--master_port is 70000"),
+        (("--log_dir", "file"), "--log_dir is file"),
+        (("--log_dir", "file/logs"), "--log_dir is file/logs"),
+    ],
+)
 def test_bad_values_are_refused_in_one_sentence(arguments, expected, tmp_path):
     (tmp_path / "file").write_text("")
     assert expected in refused(DISTRIBUTE, *arguments, cwd=tmp_path)
@@ -221,7 +250,7 @@ def test_a_signal_before_there_are_workers_ends_the_run(launch):
 
 def test_a_second_signal_ends_the_workers_at_once(launch, tmp_path):
     launcher = launch("--config", ROOT / "configs/digits.yaml", "--output_dir", "run")
-    launcher.wait_until(lambda: "epoch 1/8" in launcher.output())  # the step compiles now, which no signal interrupts
+    launcher.wait_until(lambda: "epoch 1/" in launcher.output())  # the step compiles now, which no signal interrupts
     launcher.process.send_signal(signal.SIGTERM)
     time.sleep(1.5)
     launcher.process.send_signal(signal.SIGTERM)
@@ -291,9 +320,14 @@ def test_ctrl_c_to_a_standalone_run_saves_and_exits_with_130(tmp_path):
     """MindSpore turns SIGINT into SIGTERM while a graph runs: it must not here."""
     last = tmp_path / "run/last.ckpt"
     with (tmp_path / "output.txt").open("w") as output:
-        process = subprocess.Popen(command("run_standalone_train.sh", *TWIN, "--output_dir", "run"), cwd=tmp_path,
-                                   stdout=output, stderr=subprocess.STDOUT, env=environment(),
-                                   preexec_fn=terminal_defaults)
+        process = subprocess.Popen(
+            command("run_standalone_train.sh", *TWIN, "--output_dir", "run"),
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            preexec_fn=terminal_defaults,
+        )
     end = time.monotonic() + PATIENCE
     while not last.exists():
         assert process.poll() is None and time.monotonic() < end, (tmp_path / "output.txt").read_text()

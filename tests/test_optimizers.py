@@ -15,8 +15,9 @@ def config(**overrides):
     return load_config(None, {key.replace("__", "."): value for key, value in overrides.items()})
 
 
-@pytest.mark.parametrize("options", [{}, {"noise_adaptation": False}, {"binary": False}],
-                         ids=["noise", "no noise", "fp32 twin"])
+@pytest.mark.parametrize(
+    "options", [{}, {"noise_adaptation": False}, {"binary": False}], ids=["noise", "no noise", "fp32 twin"]
+)
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_every_trainable_parameter_is_in_exactly_one_group(options, decay_all):
     network = create_model("resnet20", **options)
@@ -33,8 +34,10 @@ def test_groups_by_kind():
     assert len(noise["params"]) == 8
     assert all(".noise." in parameter.name for parameter in noise["params"])
     assert {parameter.name for parameter in rest["params"]} == {
-        f"{layer}.{name}" for layer, names in (("relu1", ["a"]), ("relu2", ["a"]), ("bn1", ["gamma", "beta"]),
-                                               ("bn2", ["gamma", "beta"])) for name in names}
+        f"{layer}.{name}"
+        for layer, names in (("relu1", ["a"]), ("relu2", ["a"]), ("bn1", ["gamma", "beta"]), ("bn2", ["gamma", "beta"]))
+        for name in names
+    }
     assert [group["weight_decay"] for group in (weights, noise, rest)] == [1e-4, 1e-4, 0.0]
     assert [group["weight_decay"] for group in parameter_groups(block, 1e-4, True)] == [1e-4] * 3
 
@@ -79,6 +82,7 @@ def test_the_optimizers_hold_every_parameter_and_rate():
         optimizer = create_optimizer(config(optimizer__name=name, train__epochs=2), network, 5)
         assert isinstance(optimizer, kind)
         assert {parameter.name for parameter in optimizer.parameters} == {
-            parameter.name for parameter in network.trainable_params()}
+            parameter.name for parameter in network.trainable_params()
+        }
         rates = optimizer.learning_rate.learning_rate.asnumpy()
         np.testing.assert_allclose(rates, learning_rates(config(train__epochs=2), 5), rtol=1e-6)

@@ -5,11 +5,11 @@ import importlib
 import signal
 from pathlib import Path
 
-import doors as processes
 import mindspore as ms
 import numpy as np
 import pytest
 
+import doors as processes
 from src import doors
 
 train = importlib.import_module("train")
@@ -30,7 +30,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
-    """Two runs of the same recipe: one stopped by SIGTERM, resumed, killed in the middle of an epoch, resumed; one not."""
+    """Two runs of a recipe: one stopped by SIGTERM, resumed, killed in the middle of an epoch, resumed; one not."""
     data = processes.write_cifar10(tmp_path / "data", 8)
     recipe = ("--data_path", data, *SMALL_RUN, *options)
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
@@ -77,13 +77,32 @@ def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(tmp_path):
 
 @pytest.mark.slow
 def test_the_same_with_noise_modules_and_adam(tmp_path):
-    assert_same_run(*interrupted_and_whole(tmp_path, "--epochs", 2, "--optimizer.name", "adam", "--optimizer.lr", 0.001))
+    assert_same_run(
+        *interrupted_and_whole(tmp_path, "--epochs", 2, "--optimizer.name", "adam", "--optimizer.lr", 0.001)
+    )
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
-    done = processes.run("train.py", "--config", processes.ROOT / "configs/digits.yaml", "--network.binary", "false",
-                         "--optimizer.name", "momentum", "--optimizer.lr", 1e30, "--scheduler.name", "constant",
-                         "--steps_per_epoch", 6, "--train.save_every_steps", 1, "--output_dir", "run", cwd=tmp_path)
+    done = processes.run(
+        "train.py",
+        "--config",
+        processes.ROOT / "configs/digits.yaml",
+        "--network.binary",
+        "false",
+        "--optimizer.name",
+        "momentum",
+        "--optimizer.lr",
+        1e30,
+        "--scheduler.name",
+        "constant",
+        "--steps_per_epoch",
+        6,
+        "--train.save_every_steps",
+        1,
+        "--output_dir",
+        "run",
+        cwd=tmp_path,
+    )
     assert done.returncode == 2
     assert "is no finite number at step" in done.stderr and "Traceback" not in done.stderr
     saved = weights(tmp_path / "run")
@@ -98,44 +117,50 @@ def refused(capsys, *argv) -> str:
     return message
 
 
-@pytest.mark.parametrize(("argv", "expected"), [
-    (("--optimizer.lrr", "0.1"), "did you mean --optimizer.lr"),
-    (("--lr", "0.1"), "did you mean --optimizer.lr"),
-    (("--epochs", "-1"), "train.epochs is -1"),
-    (("--epochs", "many"), "train.epochs is 'many'"),
-    (("--seed", "-3"), "seed is -3"),
-    (("--optimizer.lr", "nan"), "optimizer.lr is nan"),
-    (("--amp_level", "O1"), "amp.level is 'O1'"),
-    (("--mode", "fast"), "runtime.mode is 'fast'"),
-    (("--device_target", "TPU"), "runtime.device_target is 'TPU'"),
-    (("--epochs",), "expected one argument"),
-    (("--schedules.n.setting", "4"), "schedules.n.setting is 4"),
-    (("--network.estimator_options.omega",), "needs a value"),
-    (("stray",), "stray"),
-    (("--config", "nowhere.yaml"), "nowhere.yaml"),
-    (("--resume", "nowhere"), "nowhere holds no run"),
-    (("--scheduler.warmup_epochs", "400"), "scheduler.warmup_epochs is 400"),
-])
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("--optimizer.lrr", "0.1"), "did you mean --optimizer.lr"),
+        (("--lr", "0.1"), "did you mean --optimizer.lr"),
+        (("--epochs", "-1"), "train.epochs is -1"),
+        (("--epochs", "many"), "train.epochs is 'many'"),
+        (("--seed", "-3"), "seed is -3"),
+        (("--optimizer.lr", "nan"), "optimizer.lr is nan"),
+        (("--amp_level", "O1"), "amp.level is 'O1'"),
+        (("--mode", "fast"), "runtime.mode is 'fast'"),
+        (("--device_target", "TPU"), "runtime.device_target is 'TPU'"),
+        (("--epochs",), "expected one argument"),
+        (("--schedules.n.setting", "4"), "schedules.n.setting is 4"),
+        (("--network.estimator_options.omega",), "needs a value"),
+        (("stray",), "stray"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("--resume", "nowhere"), "nowhere holds no run"),
+        (("--scheduler.warmup_epochs", "400"), "scheduler.warmup_epochs is 400"),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_sentence(argv, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert expected in refused(capsys, *argv)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("argv", "expected"), [
-    (("--network.estimator", "fdaa"), "unknown estimator 'fdaa' (did you mean 'fda'?)"),
-    (("--network.name", "resnet21"), "unknown network 'resnet21'"),
-    (("--network.weight_quantizer", "doref"), "unknown weight quantizer 'doref'"),
-    (("--network.estimator_options.omega", "-1"), "omega is -1"),
-    (("--network.estimator_options.omegaa", "1"), "unknown option 'omegaa'"),
-    (("--noise.eta", "cosine"), "unknown eta 'cosine'"),
-    (("--dataset", "cifar11"), "unknown data set 'cifar11'"),
-    (("--dataset", "cifar10", "--data_path", "nowhere"), "CIFAR-10 is not complete at nowhere"),
-    (("--init_checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
-    (("--data.batch_size", "5000"), "data.batch_size is 5000"),
-    (("--device_target", "Ascend"), "device Ascend is not available here"),
-    (("--distribute",), "--distribute needs a launcher"),
-])
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("--network.estimator", "fdaa"), "unknown estimator 'fdaa' (did you mean 'fda'?)"),
+        (("--network.name", "resnet21"), "unknown network 'resnet21'"),
+        (("--network.weight_quantizer", "doref"), "unknown weight quantizer 'doref'"),
+        (("--network.estimator_options.omega", "-1"), "omega is -1"),
+        (("--network.estimator_options.omegaa", "1"), "unknown option 'omegaa'"),
+        (("--noise.eta", "cosine"), "unknown eta 'cosine'"),
+        (("--dataset", "cifar11"), "unknown data set 'cifar11'"),
+        (("--dataset", "cifar10", "--data_path", "nowhere"), "CIFAR-10 is not complete at nowhere"),
+        (("--init_checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
+        (("--data.batch_size", "5000"), "data.batch_size is 5000"),
+        (("--device_target", "Ascend"), "device Ascend is not available here"),
+        (("--distribute",), "--distribute needs a launcher"),
+    ],
+)
 def test_wrong_names_files_and_devices_are_refused_in_one_sentence(argv, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert expected in refused(capsys, "--dataset", "digits", *argv)
@@ -146,6 +171,21 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(capsys, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"a run")
     assert "already holds a run" in refused(capsys, "--output_dir", tmp_path)
     assert (tmp_path / "last.ckpt").read_bytes() == b"a run"
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_sentence(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot make the run folder" in refused(
+        capsys,
+        "--dataset",
+        "digits",
+        "--data.batch_size",
+        8,
+        "--network.binary",
+        "false",
+        "--output_dir",
+        tmp_path / "file/run",
+    )
 
 
 def test_resuming_does_not_change_the_recipe(capsys, tmp_path):

@@ -20,8 +20,13 @@ from mindspore import ops
 
 # sin(pi f) = f * S(f^2) for |f| <= 0.51. S is the polynomial of least relative error, 6.5e-9, which is below float32's
 # own. Products and sums are several times faster on CPU than the sine operator (benchmarks/operations.py).
-_SINE_COEFFICIENTS = (3.1415926330851685, -5.1677091378265345, 2.550057595860456, -0.5981570228903997,
-                      0.07737569145773054)
+_SINE_COEFFICIENTS = (
+    3.1415926330851685,
+    -5.1677091378265345,
+    2.550057595860456,
+    -0.5981570228903997,
+    0.07737569145773054,
+)
 _HALF_TURN_BOUND = 0.51
 
 

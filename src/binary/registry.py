@@ -26,7 +26,9 @@ def build(kind: str, table: Mapping[str, Callable], name: str, options: Mapping[
     for option in options:
         if option not in allowed:
             known = ", ".join(allowed) or "none"
-            raise ValueError(f"unknown option {option!r} of {kind} {name!r}{nearest(option, allowed)}; allowed: {known}")
+            raise ValueError(
+                f"unknown option {option!r} of {kind} {name!r}{nearest(option, allowed)}; allowed: {known}"
+            )
     return factory(**options)
 
 

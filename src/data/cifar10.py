@@ -41,8 +41,10 @@ def find(path: str, splits: tuple[str, ...], download: bool) -> str:
     if folder is None:
         begun = next((place for place in candidates if any((place / name).is_file() for name in files)), None)
         missing = [name for name in files if begun is None or not (begun / name).is_file()]
-        raise UserError(f"CIFAR-10 is not complete at {path}: {', '.join(missing)} not found in {begun or candidates[0]}; "
-                        f"give --data_path the folder that holds {FOLDER}, or add --download")
+        raise UserError(
+            f"CIFAR-10 is not complete at {path}: {', '.join(missing)} not found in {begun or candidates[0]}; "
+            f"give --data_path the folder that holds {FOLDER}, or add --download"
+        )
     for name in files:
         _verify(folder / name)
     return str(folder)
@@ -50,8 +52,15 @@ def find(path: str, splits: tuple[str, ...], download: bool) -> str:
 
 def open(folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
     """Rows (image uint8 (32, 32, 3), label) of a split, or of one of `shards` disjoint parts of it."""
-    return create_dataset("cifar10", root=folder, split=split, shuffle=shuffle, num_shards=shards, shard_id=shard,
-                          num_parallel_workers=workers)
+    return create_dataset(
+        "cifar10",
+        root=folder,
+        split=split,
+        shuffle=shuffle,
+        num_shards=shards,
+        shard_id=shard,
+        num_parallel_workers=workers,
+    )
 
 
 def augmentation() -> list:
@@ -77,8 +86,10 @@ def fetch(path: str) -> None:
                 digest.update(block)
                 target.write(block)
         if digest.hexdigest() != ARCHIVE_MD5:
-            raise UserError(f"the archive from {ARCHIVE_URL} has checksum {digest.hexdigest()}, but {ARCHIVE_MD5} is "
-                            f"expected: {by_hand}")
+            raise UserError(
+                f"the archive from {ARCHIVE_URL} has checksum {digest.hexdigest()}, but {ARCHIVE_MD5} is "
+                f"expected: {by_hand}"
+            )
         with tarfile.open(archive) as tar:
             tar.extractall(unpacked, filter="data")
         shutil.rmtree(root / FOLDER, ignore_errors=True)
@@ -95,9 +106,12 @@ def fetch(path: str) -> None:
 def _verify(file: Path) -> None:
     size = file.stat().st_size
     if size != FILE_BYTES:
-        raise UserError(f"{file} is truncated or no CIFAR-10 file: it has {size} bytes, but must have {FILE_BYTES}; "
-                        "fetch it again")
+        raise UserError(
+            f"{file} is truncated or no CIFAR-10 file: it has {size} bytes, but must have {FILE_BYTES}; fetch it again"
+        )
     labels = np.memmap(file, np.uint8, "r")[::RECORD_BYTES]
     if labels.max() > 9:
-        raise UserError(f"{file} is damaged: record {int(labels.argmax())} has label {labels.max()}, but labels are "
-                        "0 to 9; fetch it again")
+        raise UserError(
+            f"{file} is damaged: record {int(labels.argmax())} has label {labels.max()}, but labels are "
+            "0 to 9; fetch it again"
+        )

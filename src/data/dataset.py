@@ -1,4 +1,4 @@
-"""What training and evaluation see of a data set: shuffled, augmented, sharded batches, and all test images in order."""
+"""What training and evaluation see of a data set: shuffled, augmented, sharded batches; all test images in order."""
 
 import os
 from collections.abc import Iterator
@@ -40,9 +40,20 @@ class Dataset:
         UserError: an unknown name; files missing, truncated or damaged.
     """
 
-    def __init__(self, name: str, path: str = "data", batch_size: int = 128, workers: int = 1, augment: bool = True,
-                 seed: int = 0, rank: int = 0, size: int = 1, download: bool = False,
-                 splits: tuple[str, ...] = ("train", "test"), image_size: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        path: str = "data",
+        batch_size: int = 128,
+        workers: int = 1,
+        augment: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        size: int = 1,
+        download: bool = False,
+        splits: tuple[str, ...] = ("train", "test"),
+        image_size: int | None = None,
+    ):
         self.preprocessing = find_preprocessing(name)
         self.name = name
         self.source = SOURCES[name]
@@ -71,7 +82,8 @@ class Dataset:
         """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker's shard, from number `skip` up to but
         without number `stop`, or to the end.
 
-        Seed and epoch alone fix the order and the augmentation, so that a resumed run sees what the first would have.
+        Seed and epoch fix the order; they and the number of workers fix the augmentation, since each worker draws
+        numbers of its own. So a resumed run sees what the first would have.
         """
         engine.config.set_seed((self.seed * 1_000_003 + epoch) % 2**31)
         rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
@@ -88,10 +100,18 @@ class Dataset:
 
     def _batches(self, rows, augmentation, batch_size: int, drop_remainder: bool):
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        resize = [vision.Resize((self.image_size, self.image_size))] if self.image_size != self.preprocessing.size else []
+        resize = (
+            [vision.Resize((self.image_size, self.image_size))] if self.image_size != self.preprocessing.size else []
+        )
         normalisation = [*resize, vision.Rescale(1 / 255, 0.0), vision.Normalize(mean, std), vision.HWC2CHW()]
-        return create_loader(rows, batch_size, drop_remainder=drop_remainder, transform=augmentation + normalisation,
-                             num_classes=self.num_classes, num_parallel_workers=self.workers)
+        return create_loader(
+            rows,
+            batch_size,
+            drop_remainder=drop_remainder,
+            transform=augmentation + normalisation,
+            num_classes=self.num_classes,
+            num_parallel_workers=self.workers,
+        )
 
 
 def open_dataset(name: str, **options) -> Dataset:

@@ -34,5 +34,6 @@ def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     images = np.repeat(images[..., None], 3, axis=3)
     train_images, test_images, train_labels, test_labels = train_test_split(
-        images, digits.target.astype(np.int32), test_size=TEST_IMAGES, random_state=0, stratify=digits.target)
+        images, digits.target.astype(np.int32), test_size=TEST_IMAGES, random_state=0, stratify=digits.target
+    )
     return (train_images, train_labels) if split == "train" else (test_images, test_labels)

@@ -27,8 +27,14 @@ VERIFIED_IMAGES = 500
 VERIFICATION_BATCH = 100  # where the file takes any
 
 
-def run(checkpoint: str, overrides: dict[str, Any], num_classes: int | None, file_format: str, batch_size: int | None,
-        output: str) -> None:
+def run(
+    checkpoint: str,
+    overrides: dict[str, Any],
+    num_classes: int | None,
+    file_format: str,
+    batch_size: int | None,
+    output: str,
+) -> None:
     """Exports a checkpoint to `output` (without suffix) and writes its description beside; says what was compared.
 
     Args:
@@ -38,7 +44,7 @@ def run(checkpoint: str, overrides: dict[str, Any], num_classes: int | None, fil
         batch_size: None: dynamic.
 
     Raises:
-        UserError: the checkpoint cannot be read, the format not be written, or the file does not agree with the network;
+        UserError: the checkpoint cannot be read, the format not written, or the file does not agree with the network;
             then no file is left.
     """
     content = checkpoints.read(checkpoint)
@@ -80,8 +86,11 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
     digits = open_dataset("digits", batch_size=config.data.batch_size, augment=False)
     found: list[np.ndarray] = []
     count, sources = 0, []
-    for name, batches in ((config.data.name, test_set.test if test_set else tuple), ("digits", digits.test),
-                          ("digits", lambda: digits.train(0))):
+    for name, batches in (
+        (config.data.name, test_set.test if test_set else tuple),
+        ("digits", digits.test),
+        ("digits", lambda: digits.train(0)),
+    ):
         for images, _ in batches():
             if count >= VERIFIED_IMAGES:
                 break
@@ -92,14 +101,24 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
     return np.concatenate(found)[:VERIFIED_IMAGES], " and ".join(sources)
 
 
-def describe(config: Config, file_format: str, batch_size: int | None, shape: tuple[int, int, int],
-             name: str) -> dict[str, Any]:
+def describe(
+    config: Config, file_format: str, batch_size: int | None, shape: tuple[int, int, int], name: str
+) -> dict[str, Any]:
     """What a user of the file must know, as plain data."""
-    return {"file": name, "format": file_format, "network": config.network.name, "binary": config.network.binary,
-            "input": {"name": "images", "dtype": "float32",
-                      "shape": ["dynamic" if batch_size is DYNAMIC else batch_size, *shape]},
-            "output": {"name": "logits", "dtype": "float32"}, "mindspore": ms.__version__,
-            "preprocessing": experiment.find_preprocessing(config.data.name).to_dict()}
+    return {
+        "file": name,
+        "format": file_format,
+        "network": config.network.name,
+        "binary": config.network.binary,
+        "input": {
+            "name": "images",
+            "dtype": "float32",
+            "shape": ["dynamic" if batch_size is DYNAMIC else batch_size, *shape],
+        },
+        "output": {"name": "logits", "dtype": "float32"},
+        "mindspore": ms.__version__,
+        "preprocessing": experiment.find_preprocessing(config.data.name).to_dict(),
+    }
 
 
 def main(argv: list[str]) -> int:

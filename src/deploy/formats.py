@@ -47,8 +47,10 @@ def export_air(network: nn.Cell, input_shape: tuple[int, int, int], batch_size: 
         UserError: not on Ascend, or a dynamic batch, which the format does not have here.
     """
     if not on_ascend():
-        raise UserError("AIR files can be written on a host with Ascend alone (--device_target Ascend); "
-                        "export MINDIR here and convert it there")
+        raise UserError(
+            "AIR files can be written on a host with Ascend alone (--device_target Ascend); "
+            "export MINDIR here and convert it there"
+        )
     if batch_size is DYNAMIC:
         raise UserError("AIR needs a fixed --batch_size")
     example = ms.Tensor(np.zeros((batch_size, *input_shape), np.float32))

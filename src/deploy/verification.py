@@ -32,8 +32,10 @@ class Comparison:
     largest_difference: float  # of the other images, relative to the logits' scale
 
     def __str__(self) -> str:
-        return (f"{self.images} images compared, {self.explained} ({self.explained / self.images:.1%}) with a sign flipped "
-                f"within rounding of 0, the rest within {self.largest_difference:.1e} of the logits' scale")
+        return (
+            f"{self.images} images compared, {self.explained} ({self.explained / self.images:.1%}) with a sign flipped "
+            f"within rounding of 0, the rest within {self.largest_difference:.1e} of the logits' scale"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ def load_onnx(path: Path) -> ExportedModel:
     tapped = [node.input[0] for node in model.graph.node if node.op_type == "Greater"]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tapped)
     instrumented = session(model.SerializeToString())
-    return ExportedModel(lambda images: plain.run(["logits"], {"images": images})[0],
-                         lambda images: instrumented.run(tapped, {"images": images}))
+    return ExportedModel(
+        lambda images: plain.run(["logits"], {"images": images})[0],
+        lambda images: instrumented.run(tapped, {"images": images}),
+    )
 
 
 LOADERS = {"MINDIR": load_mindir, "ONNX": load_onnx}
@@ -85,16 +89,20 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
     expected = in_batches(lambda batch: network(ms.Tensor(batch)).asnumpy(), images, batch_size)
     found = in_batches(model.logits, images, batch_size)
     if found.shape != expected.shape or not np.isfinite(found).all():
-        raise UserError(f"the exported file gives {found.shape} logits, finite: {np.isfinite(found).all()}; "
-                        f"{expected.shape} finite ones are expected")
+        raise UserError(
+            f"the exported file gives {found.shape} logits, finite: {np.isfinite(found).all()}; "
+            f"{expected.shape} finite ones are expected"
+        )
     scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
     differences = np.abs(found.astype(np.float64) - expected).max(1) / scale
     suspects = np.flatnonzero(~(differences <= LOGIT_TOLERANCE))
     if len(suspects) > MAXIMUM_SHARE * len(images):
-        raise UserError(f"{len(suspects)} of {len(images)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
-                        f"scale, the most by {differences.max():.2e}: the exported file is not this network")
+        raise UserError(
+            f"{len(suspects)} of {len(images)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
+            f"scale, the most by {differences.max():.2e}: the exported file is not this network"
+        )
     for index in suspects:
-        _explain(network, model, images[index:index + 1], scale, batch_size, differences[index])
+        _explain(network, model, images[index : index + 1], scale, batch_size, differences[index])
     rest = np.delete(differences, suspects)
     return Comparison(len(images), len(suspects), float(rest.max()) if len(rest) else 0.0)
 
@@ -103,7 +111,7 @@ def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray,
     """function over batches of exactly `batch_size` images, the last filled up with zeros; the results together."""
     results = []
     for start in range(0, len(images), batch_size):
-        results.append(function(_filled(images[start:start + batch_size], batch_size))[:len(images) - start])
+        results.append(function(_filled(images[start : start + batch_size], batch_size))[: len(images) - start])
     return np.concatenate(results)
 
 
@@ -121,8 +129,9 @@ class ReplayedSign(nn.Cell):
         return ms.Tensor(np.where(foreign > 0, 1, -1).astype(np.float32))
 
 
-def _explain(network: nn.Cell, model: ExportedModel, image: np.ndarray, scale: float, batch_size: int,
-             difference: float) -> None:
+def _explain(
+    network: nn.Cell, model: ExportedModel, image: np.ndarray, scale: float, batch_size: int, difference: float
+) -> None:
     """Raises UserError unless flips within rounding of 0 account for the whole difference on one image."""
     unexplained = f"an image differs by {difference:.2e} of the logits' scale and "
     if model.values_before_signs is None:
@@ -141,7 +150,9 @@ def _explain(network: nn.Cell, model: ExportedModel, image: np.ndarray, scale: f
     for layer, (mine, theirs) in enumerate(zip(own, foreign, strict=True), start=1):
         flipped = (mine > 0) != (theirs > 0)
         if flipped.any() and np.abs(mine[flipped]).max() > FLIP_TOLERANCE:
-            raise UserError(f"{unexplained}sign {layer} flips at {np.abs(mine[flipped]).max():.2e}, beyond rounding of 0")
+            raise UserError(
+                f"{unexplained}sign {layer} flips at {np.abs(mine[flipped]).max():.2e}, beyond rounding of 0"
+            )
         apart = np.abs(mine - theirs).max()
         if not apart <= LAYER_TOLERANCE * max(1.0, np.abs(mine).max()):
             raise UserError(f"{unexplained}the values before sign {layer} differ by {apart:.2e} given the same signs")

@@ -13,7 +13,7 @@ NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
 
 
 def register(build: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
-    """Decorates `build(num_classes, in_channels, binarization) -> Cell`: registers it under its name for `create_model`,
+    """Decorates `build(num_classes, in_channels, binarization) -> Cell`: registers it by its name for `create_model`,
     and as `fda_<name>` for `mindcv.create_model`."""
     name = build.__name__
     NETWORKS[name] = build
@@ -27,10 +27,22 @@ def register(build: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
     return build
 
 
-def create_model(name: str, num_classes: int = 10, in_channels: int = 3, pretrained: bool = False, *,
-                 binary: bool = True, estimator: str = "fda", estimator_options: Mapping[str, Any] | None = None,
-                 weight_quantizer: str = "dorefa", scale_in_gradient: bool = False, noise_adaptation: bool = True,
-                 noise_options: Mapping[str, Any] | None = None, noise_in_forward: bool = True) -> nn.Cell:
+def create_model(
+    name: str,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    *,
+    binary: bool = True,
+    estimator: str = "fda",
+    estimator_options: Mapping[str, Any] | None = None,
+    weight_quantizer: str = "dorefa",
+    weight_init: str = "uniform",
+    scale_in_gradient: bool = False,
+    noise_adaptation: bool = True,
+    noise_options: Mapping[str, Any] | None = None,
+    noise_in_forward: bool = True,
+) -> nn.Cell:
     """The network called `name`, with fresh weights.
 
     Args:
@@ -42,6 +54,7 @@ def create_model(name: str, num_classes: int = 10, in_channels: int = 3, pretrai
         estimator: name of the surrogate gradient of sign, for activations and weights.
         estimator_options: its options, for example {"omega": 0.1, "clip": 1.0}.
         weight_quantizer: name of the weight quantizer.
+        weight_init: how convolutions start, binary ones included: "uniform" or "he_normal"; also of the twin.
         scale_in_gradient: whether the weight's scale multiplies its gradient.
         noise_adaptation: whether binary layers get noise modules.
         noise_options: options of `NoiseAdaptation`: eta, amplitude, reduction.
@@ -55,13 +68,21 @@ def create_model(name: str, num_classes: int = 10, in_channels: int = 3, pretrai
     """
     build = lookup("network", NETWORKS, name)
     if pretrained:
-        raise ValueError(f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "
-                         "with src.checkpoints.load_network")
+        raise ValueError(
+            f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "
+            "with src.checkpoints.load_network"
+        )
     for label, count in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{label} is {count!r}, but must be an integer of at least 1")
     binarization = Binarization(
-        estimator=estimator if binary else None, estimator_options=estimator_options or {},
-        weight_quantizer=weight_quantizer, scale_in_gradient=scale_in_gradient, noise_adaptation=noise_adaptation,
-        noise_options=noise_options or {}, noise_in_forward=noise_in_forward)
+        estimator=estimator if binary else None,
+        estimator_options=estimator_options or {},
+        weight_quantizer=weight_quantizer,
+        weight_init=weight_init,
+        scale_in_gradient=scale_in_gradient,
+        noise_adaptation=noise_adaptation,
+        noise_options=noise_options or {},
+        noise_in_forward=noise_in_forward,
+    )
     return build(num_classes, in_channels, binarization).set_train(False)

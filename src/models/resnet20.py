@@ -1,13 +1,13 @@
 """ResNet-20 for 32x32 images as the authors of FDA-BNN released it: every convolution but the first is binary.
 
-Initialisation: convolutions, binary ones included, He normal; the linear layer MindSpore's own (uniform within
-1/sqrt(64)); slopes 0.25; batch norm gamma 1, beta 0.
+Initialisation: convolutions, binary ones included, as `weight_init` says (uniform within 1/sqrt(fan in)); the linear
+layer MindSpore's own (the same); slopes 0.25; batch norm gamma 1, beta 0.
 """
 
 from mindspore import nn, ops
-from mindspore.common.initializer import HeNormal
 
 from src.binary import Binarization, SharedSlopePReLU
+from src.binary.layers import create_weight_init
 from src.models.registry import register
 
 STAGES = ((16, 1), (32, 2), (64, 2))  # channels and stride of the first block; three blocks each
@@ -52,7 +52,9 @@ class ResNet20(nn.Cell):
 
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 16, 3, pad_mode="pad", padding=1, weight_init=HeNormal())
+        self.conv1 = nn.Conv2d(
+            in_channels, 16, 3, pad_mode="pad", padding=1, weight_init=create_weight_init(binarization.weight_init)
+        )
         self.bn1 = nn.BatchNorm2d(16)
         channels = 16
         for number, (out_channels, stride) in enumerate(STAGES, start=1):

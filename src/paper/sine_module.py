@@ -1,6 +1,6 @@
 """Draws sign, its Fourier partial sums and their derivatives (Eq. 6-10 of the paper).
 
-    python -m src.paper.sine_module docs/sine_module.png
+python -m src.paper.sine_module docs/sine_module.png
 """
 
 import sys
@@ -35,8 +35,11 @@ def draw(path: Path) -> None:
     half_period = np.pi / OMEGA
     for edge in (-half_period, half_period):
         far.axvline(edge, color="gray", linestyle=":")
-    titles = (f"sign and its partial sums, $\\omega$ = {OMEGA}", "Gradients near 0",
-              "The same further out: negative at $|t| = \\pi/\\omega$")
+    titles = (
+        f"sign and its partial sums, $\\omega$ = {OMEGA}",
+        "Gradients near 0",
+        "The same further out: negative at $|t| = \\pi/\\omega$",
+    )
     for panel, title in zip((space, near, far), titles, strict=True):
         panel.set_title(title)
         panel.set_xlabel("t")

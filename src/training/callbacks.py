@@ -26,16 +26,24 @@ class ProgressBar(Callback):
     def on_epoch_begin(self, trainer: Trainer) -> None:
         config = trainer.experiment.config
         # Into a file, a line every half a minute is enough.
-        self.bar = tqdm(total=trainer.experiment.steps_per_epoch, initial=trainer.progress.step, unit="step",
-                        desc=f"epoch {trainer.progress.epoch + 1}/{config.train.epochs}",
-                        mininterval=0.5 if sys.stderr.isatty() else 30, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=trainer.experiment.steps_per_epoch,
+            initial=trainer.progress.step,
+            unit="step",
+            desc=f"epoch {trainer.progress.epoch + 1}/{config.train.epochs}",
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
         self.images_per_step = config.data.batch_size * trainer.experiment.worker.size
         self.started, self.first_step = time.perf_counter(), trainer.progress.step
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
         rate = (trainer.progress.step - self.first_step) * self.images_per_step / (time.perf_counter() - self.started)
-        self.bar.set_postfix_str(f"loss {result.loss:.3f}, {rate:.0f} images/s, n {trainer.schedule('n'):.0f}, "
-                                 f"alpha {trainer.schedule('alpha'):.4f}", refresh=False)
+        self.bar.set_postfix_str(
+            f"loss {result.loss:.3f}, {rate:.0f} images/s, n {trainer.schedule('n'):.0f}, "
+            f"alpha {trainer.schedule('alpha'):.4f}",
+            refresh=False,
+        )
         self.bar.update()
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
@@ -81,8 +89,11 @@ class FlipRatio(Callback):
 
 def binary_signs(trainer: Trainer) -> np.ndarray:
     """Whether each latent weight of the binary layers is positive, uint8, all layers in a row."""
-    weights = [cell.weight.asnumpy().ravel() for _, cell in trainer.experiment.network.cells_and_names()
-               if isinstance(cell, BinaryConv2d) and cell.weight_quantizer is not None]
+    weights = [
+        cell.weight.asnumpy().ravel()
+        for _, cell in trainer.experiment.network.cells_and_names()
+        if isinstance(cell, BinaryConv2d) and cell.weight_quantizer is not None
+    ]
     return (np.concatenate(weights) > 0).astype(np.uint8) if weights else np.zeros(0, np.uint8)
 
 
@@ -103,9 +114,11 @@ class History(Callback):
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         trainer.progress.history.append(row)
-        self.say(f"epoch {row['epoch']}: loss {row['train_loss']:.4f}, test accuracy {row['test_top1']:.2%}, flip ratio "
-                 f"{row['flip_ratio']:.4f}, gradient norm {row['gradient_norm']:.3g}, {row['images_per_second']} images/s"
-                 + (f", {row['skipped']} steps skipped for overflow" if row["skipped"] else ""))
+        self.say(
+            f"epoch {row['epoch']}: loss {row['train_loss']:.4f}, test accuracy {row['test_top1']:.2%}, flip ratio "
+            f"{row['flip_ratio']:.4f}, gradient norm {row['gradient_norm']:.3g}, {row['images_per_second']} images/s"
+            + (f", {row['skipped']} steps skipped for overflow" if row["skipped"] else "")
+        )
 
 
 class SaveCheckpoints(Callback):
@@ -143,7 +156,7 @@ class WriteMetrics(Callback):
 
 
 class StopOnSignal(Callback):
-    """SIGTERM and Ctrl-C let the step under way finish; then the run is saved and ends. A second one ends it at once."""
+    """SIGTERM and Ctrl-C let the step under way finish; then the run is saved and ends. A second ends it at once."""
 
     ECHO_SECONDS = 1.0  # timeout(1) sends its signal twice in a row: to the process, then to its group
 

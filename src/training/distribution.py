@@ -36,7 +36,7 @@ class Workers:
         mean = self._sum(flat.astype(np.float32)) / self.size
         position = 0
         for parameter in statistics:
-            values = mean[position:position + parameter.size].reshape(parameter.shape)
+            values = mean[position : position + parameter.size].reshape(parameter.shape)
             parameter.set_data(Tensor(values, parameter.dtype))
             position += parameter.size
 

@@ -63,5 +63,6 @@ def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothin
     counts = np.bincount(labels, minlength=num_classes)
     right = np.bincount(labels, weights=rank == 0, minlength=num_classes)
     per_class = np.divide(right, counts, out=np.full(num_classes, np.nan), where=counts > 0)
-    return Evaluation(len(labels), float(loss.mean()), float((rank == 0).mean()), float((rank < 5).mean()), per_class,
-                      counts)
+    return Evaluation(
+        len(labels), float(loss.mean()), float((rank == 0).mean()), float((rank < 5).mean()), per_class, counts
+    )

@@ -20,14 +20,22 @@ class TrainStep(nn.Cell):
         loss float32 (), the gradients' global L2 norm float32 (), whether all gradients are finite bool ().
     """
 
-    def __init__(self, network: nn.Cell, loss: nn.Cell, optimizer: nn.Optimizer,
-                 scaler: amp.LossScaler | None = None, workers: int = 1):
+    def __init__(
+        self,
+        network: nn.Cell,
+        loss: nn.Cell,
+        optimizer: nn.Optimizer,
+        scaler: amp.LossScaler | None = None,
+        workers: int = 1,
+    ):
         super().__init__(auto_prefix=False)
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
         self.scaler = scaler
-        self.average = nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=workers) if workers > 1 else None
+        self.average = (
+            nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=workers) if workers > 1 else None
+        )
         self.value_and_grad = ops.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
     def scaled_loss(self, images, labels):

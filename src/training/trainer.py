@@ -88,8 +88,9 @@ class Trainer:
         self.extra: dict[str, np.ndarray] = {}
         self.stop_signal = 0
         self.workers = Workers(experiment.worker.size)
-        self.step = TrainStep(experiment.network, experiment.loss, experiment.optimizer, experiment.scaler,
-                              experiment.worker.size)
+        self.step = TrainStep(
+            experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
+        )
 
     @property
     def total_steps(self) -> int:
@@ -120,8 +121,14 @@ class Trainer:
         state["steps_per_epoch"] = self.experiment.steps_per_epoch
         if hasattr(scaler, "counter"):
             state["scaler"] = [float(scaler.scale_value.asnumpy()), int(scaler.counter.asnumpy())]
-        checkpoints.save(path, self.experiment.network, self.experiment.optimizer, self.experiment.config.model_dump(),
-                         state, self.extra)
+        checkpoints.save(
+            path,
+            self.experiment.network,
+            self.experiment.optimizer,
+            self.experiment.config.model_dump(),
+            state,
+            self.extra,
+        )
 
     def resume(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Takes weights, optimizer, progress and the callbacks' arrays from one of our own checkpoints."""
@@ -130,8 +137,10 @@ class Trainer:
         state = dict(checkpoint.state)
         steps = state.pop("steps_per_epoch")
         if steps != self.experiment.steps_per_epoch:
-            raise UserError(f"{checkpoint.path} was made with {steps} steps an epoch, but the data now give "
-                            f"{self.experiment.steps_per_epoch}; resume with the same data, batch size and workers")
+            raise UserError(
+                f"{checkpoint.path} was made with {steps} steps an epoch, but the data now give "
+                f"{self.experiment.steps_per_epoch}; resume with the same data, batch size and workers"
+            )
         scaler = state.pop("scaler", None)
         checkpoints.load_network(self.experiment.network, checkpoint)
         checkpoints.load_optimizer(self.experiment.optimizer, checkpoint)
@@ -177,9 +186,11 @@ class Trainer:
         overflowed = not result.applied and scaler is not None and float(scaler.scale_value) > 1
         if not overflowed and not (math.isfinite(result.loss) and result.applied):
             what = "loss" if not math.isfinite(result.loss) else "gradient"
-            raise Diverged(f"the {what} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
-                           f"{progress.step + 1}): lower optimizer.lr or resume from the last checkpoint with another "
-                           "recipe")
+            raise Diverged(
+                f"the {what} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
+                f"{progress.step + 1}): lower optimizer.lr or resume from the last checkpoint with another "
+                "recipe"
+            )
         progress.step += 1
         if overflowed:
             progress.skipped += 1
@@ -194,9 +205,14 @@ class Trainer:
         scheduled = {name: self.schedule(name) for name in ("lr", "n", "alpha")}
         progress.step += 1
         applied = progress.step - progress.skipped
-        return {"epoch": progress.epoch + 1, "step": (progress.epoch + 1) * self.experiment.steps_per_epoch, **scheduled,
-                "train_loss": progress.loss_sum / applied if applied else math.nan,
-                "gradient_norm": progress.norm_sum / applied if applied else math.nan, "skipped": progress.skipped}
+        return {
+            "epoch": progress.epoch + 1,
+            "step": (progress.epoch + 1) * self.experiment.steps_per_epoch,
+            **scheduled,
+            "train_loss": progress.loss_sum / applied if applied else math.nan,
+            "gradient_norm": progress.norm_sum / applied if applied else math.nan,
+            "skipped": progress.skipped,
+        }
 
     def _each(self, moment: str, *arguments) -> None:
         for callback in self.callbacks:

@@ -10,8 +10,29 @@ from src.binary.estimators import ESTIMATORS
 from tests import oracles
 
 SMALLEST = np.finfo(np.float32).smallest_subnormal
-EVERY_KIND = np.array([0.0, -0.0, 1.5, -1.5, 1.0, -1.0, 1e-38, -1e-38, SMALLEST, -SMALLEST, 1e-40, -1e-40, 3e38, -3e38,
-                       np.inf, -np.inf, np.nan, -np.nan], np.float32)
+EVERY_KIND = np.array(
+    [
+        0.0,
+        -0.0,
+        1.5,
+        -1.5,
+        1.0,
+        -1.0,
+        1e-38,
+        -1e-38,
+        SMALLEST,
+        -SMALLEST,
+        1e-40,
+        -1e-40,
+        3e38,
+        -3e38,
+        np.inf,
+        -np.inf,
+        np.nan,
+        -np.nan,
+    ],
+    np.float32,
+)
 SURROGATES = {
     "fda": lambda t: oracles.fourier(t, 9, 0.1),
     "ste": np.ones_like,
@@ -131,27 +152,30 @@ def test_infinity_gives_no_finite_gradient_without_clip(mode):
     assert not np.isfinite(gradient(create_estimator("fda"), np.array([np.inf, -np.inf], np.float32))).any()
 
 
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("fad", {}, "did you mean 'fda'.*allowed are clipped_ste, fda, ste"),
-    ("", {}, "allowed are clipped_ste, fda, ste"),
-    (3, {}, "allowed are clipped_ste, fda, ste"),
-    ("fda", {"omga": 0.1}, "unknown option 'omga'.*did you mean 'omega'.*omega, n, clip"),
-    ("ste", {"omega": 0.1}, "unknown option 'omega' of estimator 'ste'.*allowed: none"),
-    ("fda", {"omega": 0}, "omega is 0.*greater than 0"),
-    ("fda", {"omega": -0.1}, "omega is -0.1.*greater than 0"),
-    ("fda", {"omega": float("nan")}, "omega is nan.*finite"),
-    ("fda", {"omega": float("inf")}, "omega is inf.*finite"),
-    ("fda", {"n": -1}, "n is -1.*integer of at least 0"),
-    ("fda", {"n": 9.0}, "n is 9.0.*integer of at least 0"),
-    ("fda", {"n": 1.5}, "n is 1.5.*integer of at least 0"),
-    ("fda", {"n": True}, "n is True.*integer of at least 0"),
-    ("fda", {"clip": 0}, "clip is 0.*greater than 0"),
-    ("fda", {"clip": -1.0}, "clip is -1.0.*greater than 0"),
-    ("fda", {"clip": float("nan")}, "clip is nan.*finite"),
-    ("fda", {"omega": "wide"}, "omega is 'wide'.*finite number"),
-    ("fda", {"clip": True}, "clip is True.*finite number"),
-    (None, {"omega": 0.1}, "options"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fad", {}, "did you mean 'fda'.*allowed are clipped_ste, fda, ste"),
+        ("", {}, "allowed are clipped_ste, fda, ste"),
+        (3, {}, "allowed are clipped_ste, fda, ste"),
+        ("fda", {"omga": 0.1}, "unknown option 'omga'.*did you mean 'omega'.*omega, n, clip"),
+        ("ste", {"omega": 0.1}, "unknown option 'omega' of estimator 'ste'.*allowed: none"),
+        ("fda", {"omega": 0}, "omega is 0.*greater than 0"),
+        ("fda", {"omega": -0.1}, "omega is -0.1.*greater than 0"),
+        ("fda", {"omega": float("nan")}, "omega is nan.*finite"),
+        ("fda", {"omega": float("inf")}, "omega is inf.*finite"),
+        ("fda", {"n": -1}, "n is -1.*integer of at least 0"),
+        ("fda", {"n": 9.0}, "n is 9.0.*integer of at least 0"),
+        ("fda", {"n": 1.5}, "n is 1.5.*integer of at least 0"),
+        ("fda", {"n": True}, "n is True.*integer of at least 0"),
+        ("fda", {"clip": 0}, "clip is 0.*greater than 0"),
+        ("fda", {"clip": -1.0}, "clip is -1.0.*greater than 0"),
+        ("fda", {"clip": float("nan")}, "clip is nan.*finite"),
+        ("fda", {"omega": "wide"}, "omega is 'wide'.*finite number"),
+        ("fda", {"clip": True}, "clip is True.*finite number"),
+        (None, {"omega": 0.1}, "options"),
+    ],
+)
 def test_wrong_names_and_options_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         create_estimator(name, **options)

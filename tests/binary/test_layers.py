@@ -26,13 +26,17 @@ def random(shape, seed: int = 0) -> np.ndarray:
 
 def plain(weight: np.ndarray, stride: int, padding: int) -> nn.Conv2d:
     out_channels, in_channels, kernel_size, _ = weight.shape
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, pad_mode="pad", padding=padding,
-                     weight_init=Tensor(weight))
+    return nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride, pad_mode="pad", padding=padding, weight_init=Tensor(weight)
+    )
 
 
 def binary(*shape) -> BinaryConv2d:
-    return BinaryConv2d(*shape, activation_quantizer=ActivationSign(create_estimator("fda")),
-                        weight_quantizer=DoReFaWeight(create_estimator("fda")))
+    return BinaryConv2d(
+        *shape,
+        activation_quantizer=ActivationSign(create_estimator("fda")),
+        weight_quantizer=DoReFaWeight(create_estimator("fda")),
+    )
 
 
 @GEOMETRIES
@@ -56,8 +60,10 @@ def test_without_quantizers_it_is_the_plain_conv(mode, kernel_size, stride, padd
 def test_each_quantizer_alone(mode):
     estimator = create_estimator("ste")
     x, w = random((2, 4, 5, 5)), random((6, 4, 3, 3), 1)
-    for quantizers, x_used, w_used in (((ActivationSign(estimator), None), oracles.sign(x), w),
-                                       ((None, DoReFaWeight(estimator)), x, oracles.sign(w) * np.abs(w).mean())):
+    for quantizers, x_used, w_used in (
+        ((ActivationSign(estimator), None), oracles.sign(x), w),
+        ((None, DoReFaWeight(estimator)), x, oracles.sign(w) * np.abs(w).mean()),
+    ):
         layer = BinaryConv2d(4, 6, 3, 1, 1, *quantizers)
         layer.weight.set_data(Tensor(w))
         got = layer(Tensor(x)).asnumpy()
@@ -74,10 +80,32 @@ def test_gradients_of_a_binary_conv(mode):
     np.testing.assert_allclose(by_x.asnumpy(), oracles.fourier(x, 9) * incoming, rtol=1e-4, atol=1e-5)
 
 
-def test_latent_weight_starts_from_he_normal():
-    weight = BinaryConv2d(64, 64, 3).weight.asnumpy()
-    np.testing.assert_allclose(weight.std(), np.sqrt(2 / (64 * 9)), rtol=0.02)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: BinaryConv2d(64, 64, 3, weight_init=name),
+        lambda name: Binarization(weight_init=name).conv(64, 64, 3),
+    ],
+    ids=["layer", "binarization"],
+)
+@pytest.mark.parametrize(
+    ("name", "deviation", "largest"),
+    [("uniform", 1 / np.sqrt(3 * 64 * 9), 1 / np.sqrt(64 * 9)), ("he_normal", np.sqrt(2 / (64 * 9)), np.inf)],
+)
+def test_latent_weights_start_as_named(make, name, deviation, largest):
+    weight = make(name).weight.asnumpy()
+    np.testing.assert_allclose(weight.std(), deviation, rtol=0.02)
     assert abs(weight.mean()) < 1e-3
+    assert np.abs(weight).max() <= largest * (1 + 1e-6)
+
+
+def test_latent_weights_start_uniform_unless_told():
+    np.testing.assert_allclose(BinaryConv2d(64, 64, 3).weight.asnumpy().std(), 1 / np.sqrt(3 * 64 * 9), rtol=0.02)
+
+
+def test_an_unknown_weight_init_is_refused():
+    with pytest.raises(ValueError, match="unknown weight init 'he'.*allowed are he_normal, uniform"):
+        BinaryConv2d(4, 6, 3, weight_init="he")
 
 
 def test_shared_slope(mode):

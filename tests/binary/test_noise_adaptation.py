@@ -9,9 +9,11 @@ from src.binary import AnnealedNoise, Binarization, NoiseAdaptation, create_esti
 from src.training.step import TrainStep
 from tests import oracles
 
-ETA = {"sine": (lambda t: 0.1 * np.sin(t), lambda t: 0.1 * np.cos(t)),
-       "linear": (lambda t: 0.1 * t, lambda t: np.full_like(t, 0.1)),
-       "none": (np.zeros_like, np.zeros_like)}
+ETA = {
+    "sine": (lambda t: 0.1 * np.sin(t), lambda t: 0.1 * np.cos(t)),
+    "linear": (lambda t: 0.1 * t, lambda t: np.full_like(t, 0.1)),
+    "none": (np.zeros_like, np.zeros_like),
+}
 SHAPES = {"weights": (5, 130), "activations": (2, 130, 3, 4)}
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 every_eta = pytest.mark.parametrize("eta", sorted(ETA))
@@ -85,8 +87,10 @@ def test_forward_against_numpy(mode, shape, eta):
     np.testing.assert_allclose(module(Tensor(t)).asnumpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("dimension", "reduction", "hidden"), [
-    (16, 64, 1), (63, 64, 1), (64, 64, 1), (127, 64, 1), (128, 64, 2), (576, 64, 9), (16, 4, 4), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("dimension", "reduction", "hidden"),
+    [(16, 64, 1), (63, 64, 1), (64, 64, 1), (127, 64, 1), (128, 64, 2), (576, 64, 9), (16, 4, 4), (1, 1, 1)],
+)
 def test_hidden_width_is_never_0(dimension, reduction, hidden):
     module = NoiseAdaptation(dimension, reduction=reduction)
     assert module.w1.shape == (dimension, hidden)
@@ -155,11 +159,14 @@ def test_noise_has_no_effect_in_evaluation(mode):
     assert np.abs(in_training - bare(x).asnumpy()).max() > 1
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"eta": "sin"}, "unknown eta 'sin'.*did you mean 'sine'.*linear, none, sine"),
-    ({"dimension": 0}, "dimension is 0.*at least 1"),
-    ({"reduction": 0}, "reduction is 0.*at least 1"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eta": "sin"}, "unknown eta 'sin'.*did you mean 'sine'.*linear, none, sine"),
+        ({"dimension": 0}, "dimension is 0.*at least 1"),
+        ({"reduction": 0}, "reduction is 0.*at least 1"),
+    ],
+)
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NoiseAdaptation(**{"dimension": 16, **options})

@@ -71,9 +71,15 @@ def test_a_single_step_is_the_end():
     assert schedules.tabulate(schedules.number_of_terms(), 1) == [18]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"setting": 0}, "setting of n is 0.*1 .*2 .*3"), ({"setting": 4}, "setting of n is 4"),
-    ({"n_p": 0}, "n_p is 0.*at least 1"), ({"n_s": -9}, "n_s is -9.*at least 1")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"setting": 0}, "setting of n is 0.*1 .*2 .*3"),
+        ({"setting": 4}, "setting of n is 4"),
+        ({"n_p": 0}, "n_p is 0.*at least 1"),
+        ({"n_s": -9}, "n_s is -9.*at least 1"),
+    ],
+)
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         schedules.number_of_terms(**options)
@@ -133,8 +139,7 @@ def test_the_noise_of_a_training_step_follows_alpha(mode):
     table = schedules.tabulate(schedules.cosine(0.1), 4)
     schedules.attach(network, {"alpha": table}, optimizer.global_step)
     step = TrainStep(network, Linear(), optimizer).set_train()
-    position = [parameter.name for parameter in optimizer.parameters].index(
-        "conv.weight_quantizer.noise.adaptation.w2")
+    position = [parameter.name for parameter in optimizer.parameters].index("conv.weight_quantizer.noise.adaptation.w2")
     x = Tensor(np.ones((1, 2, 3, 3), np.float32))
     gradients = []
     for _ in range(5):

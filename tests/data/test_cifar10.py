@@ -75,8 +75,11 @@ def dataset(path: Path, **options):
 def collect(batches, count: int | None = None) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Images, labels and sizes of all or the first batches."""
     pairs = [(images.asnumpy(), labels.asnumpy()) for images, labels in itertools.islice(batches, count)]
-    return (np.concatenate([images for images, _ in pairs]), np.concatenate([labels for _, labels in pairs]),
-            [len(labels) for _, labels in pairs])
+    return (
+        np.concatenate([images for images, _ in pairs]),
+        np.concatenate([labels for _, labels in pairs]),
+        [len(labels) for _, labels in pairs],
+    )
 
 
 def normalised(pixels: np.ndarray) -> np.ndarray:
@@ -154,8 +157,13 @@ def test_augmentation_is_a_shifted_or_mirrored_crop(root, written):
     shifts, mirrored = set(), 0
     for image, (number, index) in zip(pixels, order, strict=True):
         padded = np.pad(written[number][0][index], ((0, 0), (4, 4), (4, 4))).astype(float)
-        found = [(top, left, flip) for top in range(9) for left in range(9) for flip in (1, -1)
-                 if np.abs(padded[:, top:top + 32, left:left + 32][:, :, ::flip] - image).max() <= 1]
+        found = [
+            (top, left, flip)
+            for top in range(9)
+            for left in range(9)
+            for flip in (1, -1)
+            if np.abs(padded[:, top : top + 32, left : left + 32][:, :, ::flip] - image).max() <= 1
+        ]
         assert len(found) == 1
         top, left, flip = found[0]
         shifts.add((top, left))
@@ -178,8 +186,9 @@ def test_shards_are_disjoint_and_complete(root, size):
 
 
 def test_each_worker_trains_on_its_own_shard(root):
-    first, second = (identities(collect(dataset(root, batch_size=200, rank=rank, size=2).train(1), 2)[0])
-                     for rank in (0, 1))
+    first, second = (
+        identities(collect(dataset(root, batch_size=200, rank=rank, size=2).train(1), 2)[0]) for rank in (0, 1)
+    )
     assert not set(first) & set(second)
 
 
@@ -217,13 +226,17 @@ def test_an_empty_place_says_where_files_belong(tmp_path):
         dataset(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "change"), [
-    ("data_batch_3.bin", lambda content: content[:-1]),
-    ("data_batch_3.bin", lambda content: content[:-RECORD]),
-    ("test_batch.bin", lambda content: content[:1000]),
-    ("test_batch.bin", lambda content: b""),
-    ("test_batch.bin", lambda content: content + content[:RECORD]),
-], ids=["one byte", "one record", "start", "empty", "longer"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("data_batch_3.bin", lambda content: content[:-1]),
+        ("data_batch_3.bin", lambda content: content[:-RECORD]),
+        ("test_batch.bin", lambda content: content[:1000]),
+        ("test_batch.bin", lambda content: b""),
+        ("test_batch.bin", lambda content: content + content[:RECORD]),
+    ],
+    ids=["one byte", "one record", "start", "empty", "longer"],
+)
 def test_a_truncated_file_is_named(folder, name, change):
     damage(folder / name, change)
     with pytest.raises(UserError, match=f"{name} is truncated.*must have 30730000"):
@@ -231,7 +244,7 @@ def test_a_truncated_file_is_named(folder, name, change):
 
 
 def test_a_wrong_label_is_named(folder):
-    damage(folder / "data_batch_2.bin", lambda content: content[:7 * RECORD] + b"\n" + content[7 * RECORD + 1:])
+    damage(folder / "data_batch_2.bin", lambda content: content[: 7 * RECORD] + b"\n" + content[7 * RECORD + 1 :])
     with pytest.raises(UserError, match="data_batch_2.bin is damaged: record 7 has label 10.*0 to 9"):
         dataset(folder.parent)
 
@@ -252,6 +265,7 @@ def archive(root) -> bytes:
 
 def serve(monkeypatch, answer) -> None:
     """Lets urlopen return `answer` as a response, or raise it."""
+
     def urlopen(url, timeout):
         assert url == cifar10.ARCHIVE_URL
         if isinstance(answer, Exception):
@@ -276,10 +290,17 @@ def test_download_refuses_a_wrong_checksum_and_leaves_nothing(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("failure", [urllib.error.URLError("Name or service not known"), TimeoutError("timed out"),
-                                     ConnectionResetError("connection reset"), http.client.IncompleteRead(b""),
-                                     urllib.error.HTTPError(cifar10.ARCHIVE_URL, 404, "Not Found", {}, None)],
-                         ids=["no network", "timeout", "reset", "cut off", "404"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        urllib.error.URLError("Name or service not known"),
+        TimeoutError("timed out"),
+        ConnectionResetError("connection reset"),
+        http.client.IncompleteRead(b""),
+        urllib.error.HTTPError(cifar10.ARCHIVE_URL, 404, "Not Found", {}, None),
+    ],
+    ids=["no network", "timeout", "reset", "cut off", "404"],
+)
 def test_download_without_a_network_says_where_the_files_belong(tmp_path, monkeypatch, failure):
     serve(monkeypatch, failure)
     with pytest.raises(UserError) as refusal:

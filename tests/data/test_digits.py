@@ -54,7 +54,7 @@ def test_training_batches_are_shuffled_by_seed_and_epoch():
     np.testing.assert_array_equal(labels(0, 0), labels(0, 0))
     assert (labels(0, 0) != labels(0, 1)).any()
     assert (labels(0, 0) != labels(1, 0)).any()
-    np.testing.assert_array_equal(labels(0, 0, skip=40), labels(0, 0)[40 * 32:])
+    np.testing.assert_array_equal(labels(0, 0, skip=40), labels(0, 0)[40 * 32 :])
 
 
 @pytest.mark.parametrize("size", [2, 3])

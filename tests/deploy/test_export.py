@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import doors as processes
 import mindspore as ms
 import numpy as np
 import onnx
@@ -15,6 +14,7 @@ from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
 from networks import lively_network
 
+import doors as processes
 from src import checkpoints, doors
 from src.config import load_config
 from src.deploy import verification
@@ -26,10 +26,37 @@ from src.errors import UserError
 export = importlib.import_module("export")
 
 # Computation, and what MindSpore's intermediate representation adds to hold a graph together.
-STOCK_MINDIR = {"Conv2D", "BatchNorm", "ReLU", "Cast", "Greater", "Mul", "Muls", "Sub", "Add", "AvgPool", "Pad",
-                "ReduceMean", "MatMul", "BiasAdd"} | {"Depend", "Load", "MakeTuple", "TupleGetItem", "UpdateState"}
-STOCK_ONNX = {"Conv", "BatchNormalization", "Relu", "Cast", "Greater", "Mul", "Sub", "Add", "AveragePool", "Pad",
-              "ReduceMean", "Gemm", "Constant"}
+STOCK_MINDIR = {
+    "Conv2D",
+    "BatchNorm",
+    "ReLU",
+    "Cast",
+    "Greater",
+    "Mul",
+    "Muls",
+    "Sub",
+    "Add",
+    "AvgPool",
+    "Pad",
+    "ReduceMean",
+    "MatMul",
+    "BiasAdd",
+} | {"Depend", "Load", "MakeTuple", "TupleGetItem", "UpdateState"}
+STOCK_ONNX = {
+    "Conv",
+    "BatchNormalization",
+    "Relu",
+    "Cast",
+    "Greater",
+    "Mul",
+    "Sub",
+    "Add",
+    "AveragePool",
+    "Pad",
+    "ReduceMean",
+    "Gemm",
+    "Constant",
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +90,10 @@ def test_mindir_holds_stock_primitives_and_constant_binary_weights(exported):
     primitives = {primitive.op_type for primitive in model.primitives}
     assert "Conv2D" in primitives and primitives <= STOCK_MINDIR, primitives - STOCK_MINDIR
     assert not [parameter.name for parameter in model.graph.parameter if "noise" in parameter.name]
-    weights = {parameter.name.rsplit(":", 1)[-1]: np.frombuffer(parameter.raw_data, np.float32)
-               for parameter in model.graph.parameter}
+    weights = {
+        parameter.name.rsplit(":", 1)[-1]: np.frombuffer(parameter.raw_data, np.float32)
+        for parameter in model.graph.parameter
+    }
     binary = [weight for name, weight in weights.items() if ".conv" in name]
     assert len(binary) == 18
     assert all(len(np.unique(np.abs(weight))) == 1 and (weight != 0).all() for weight in binary)
@@ -95,9 +124,16 @@ def test_the_description_stands_beside(exported):
         description = json.loads((exported / f"out/net.{suffix}.json").read_text())
         assert description["input"]["shape"] == ["dynamic", 3, 32, 32]
         assert description["preprocessing"]["layout"] == "NCHW" and description["preprocessing"]["size"] == 32
-        assert description["preprocessing"]["mean"] == [0.5, 0.5, 0.5] and len(description["preprocessing"]["classes"]) == 10
+        assert (
+            description["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+            and len(description["preprocessing"]["classes"]) == 10
+        )
     assert sorted(path.name for path in (exported / "out").iterdir()) == [
-        "net.mindir", "net.mindir.json", "net.onnx", "net.onnx.json"]
+        "net.mindir",
+        "net.mindir.json",
+        "net.onnx",
+        "net.onnx.json",
+    ]
 
 
 def altered(exported: Path, tmp_path: Path, name: str, added: float) -> Path:
@@ -133,10 +169,22 @@ def test_a_file_that_is_another_network_is_refused(exported, network, images, tm
 
 def test_air_off_ascend_is_one_sentence_and_leaves_no_file(exported, tmp_path):
     shutil.copy(exported / "last.ckpt", tmp_path)
-    done = processes.run("export.py", "--checkpoint", "last.ckpt", "--file_format", "AIR", "--batch_size", 1,
-                         "--output", "out/net", cwd=tmp_path)
+    done = processes.run(
+        "export.py",
+        "--checkpoint",
+        "last.ckpt",
+        "--file_format",
+        "AIR",
+        "--batch_size",
+        1,
+        "--output",
+        "out/net",
+        cwd=tmp_path,
+    )
     assert done.returncode == 2
-    assert done.stderr.strip().count("\n") == 0 and "AIR files can be written on a host with Ascend alone" in done.stderr
+    assert (
+        done.stderr.strip().count("\n") == 0 and "AIR files can be written on a host with Ascend alone" in done.stderr
+    )
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -146,20 +194,23 @@ def test_air_reaches_mindspores_exporter_on_ascend(network, tmp_path, monkeypatc
     monkeypatch.setattr("src.deploy.formats.on_ascend", lambda: True)
     monkeypatch.setattr(ms, "export", lambda *arguments, **options: calls.append((arguments, options)))
     export_air(network, (3, 32, 32), 4, tmp_path / "net.air")
-    (arguments, options), = calls
+    ((arguments, options),) = calls
     assert arguments[0] is network and arguments[1].shape == (4, 3, 32, 32)
     assert options == {"file_name": str(tmp_path / "net.air"), "file_format": "AIR"}
     with pytest.raises(UserError, match="fixed --batch_size"):
         export_air(network, (3, 32, 32), None, tmp_path / "net.air")
 
 
-@pytest.mark.parametrize(("argv", "expected"), [
-    ((), "--checkpoint"),
-    (("--checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
-    (("--checkpoint", __file__, "--file_format", "TFLITE"), "invalid choice: 'TFLITE'"),
-    (("--checkpoint", __file__, "--batch_size", "0"), "--batch_size is '0'"),
-    (("--checkpoint", __file__, "--batch_size", "many"), "--batch_size is 'many'"),
-])
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ((), "--checkpoint"),
+        (("--checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
+        (("--checkpoint", __file__, "--file_format", "TFLITE"), "invalid choice: 'TFLITE'"),
+        (("--checkpoint", __file__, "--batch_size", "0"), "--batch_size is '0'"),
+        (("--checkpoint", __file__, "--batch_size", "many"), "--batch_size is 'many'"),
+    ],
+)
 def test_bad_arguments_are_refused_in_one_sentence(argv, expected, capsys):
     assert doors.run(export.main, list(argv)) == 2
     message = capsys.readouterr().err.strip()

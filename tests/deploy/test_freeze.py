@@ -20,7 +20,9 @@ def test_binary_weights_are_exactly_plus_and_minus_the_scale():
     network = create_model("resnet20")
     frozen = freeze(network)
     latent = {name: cell.weight.asnumpy() for name, cell in network.cells_and_names() if isinstance(cell, BinaryConv2d)}
-    constants = {name: cell.weight.asnumpy() for name, cell in frozen.cells_and_names() if isinstance(cell, FrozenConv2d)}
+    constants = {
+        name: cell.weight.asnumpy() for name, cell in frozen.cells_and_names() if isinstance(cell, FrozenConv2d)
+    }
     assert latent.keys() == constants.keys() and len(latent) == 18
     for name, weight in constants.items():
         assert len(np.unique(np.abs(weight))) == 1
@@ -33,7 +35,9 @@ def test_nothing_of_the_training_is_left_and_the_original_is_untouched():
     names = [parameter.name for parameter in network.get_parameters()]
     trainable = len(network.trainable_params())
     frozen = freeze(network)
-    assert [parameter.name for parameter in frozen.get_parameters()] == [name for name in names if ".noise." not in name]
+    assert [parameter.name for parameter in frozen.get_parameters()] == [
+        name for name in names if ".noise." not in name
+    ]
     assert not frozen.trainable_params()
     assert not any(isinstance(cell, BinaryConv2d) for _, cell in frozen.cells_and_names())
     assert [parameter.name for parameter in network.get_parameters()] == names

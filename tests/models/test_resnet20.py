@@ -86,9 +86,11 @@ def put(network: nn.Cell, weights: dict[str, np.ndarray]) -> None:
         parameter.set_data(Tensor(weights[parameter.name]))
 
 
-@pytest.mark.parametrize(("binary", "execution"), [(True, ms.GRAPH_MODE), (True, ms.PYNATIVE_MODE),
-                                                   (False, ms.PYNATIVE_MODE)],
-                         ids=["binary-graph", "binary-pynative", "fp32 twin"])
+@pytest.mark.parametrize(
+    ("binary", "execution"),
+    [(True, ms.GRAPH_MODE), (True, ms.PYNATIVE_MODE), (False, ms.PYNATIVE_MODE)],
+    ids=["binary-graph", "binary-pynative", "fp32 twin"],
+)
 def test_logits_against_numpy(binary, execution):
     generator = np.random.default_rng(1)
     weights, x = random_weights(generator), generator.normal(size=(6, 3, 32, 32)).astype(np.float32)
@@ -132,8 +134,10 @@ def test_num_classes_and_in_channels():
     assert shapes["linear.weight"] == (7, 64)
 
 
-def test_initial_values():
-    network = create_model("resnet20", noise_adaptation=False)
+@pytest.mark.parametrize(("weight_init", "variance"), [("uniform", 1 / 3), ("he_normal", 2)])
+def test_initial_values(weight_init, variance):
+    """`variance` times the fan in, of every convolution, the first one included."""
+    network = create_model("resnet20", noise_adaptation=False, weight_init=weight_init)
     values = {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
     for name, array in values.items():
         if name.endswith(".a"):
@@ -142,4 +146,6 @@ def test_initial_values():
             assert (array == 1).all()
         elif name.endswith(("beta", "moving_mean")):
             assert (array == 0).all()
-    np.testing.assert_allclose(values["layer3.2.conv2.weight"].std(), np.sqrt(2 / 576), rtol=0.05)
+    for name in ("conv1.weight", "layer1.0.conv1.weight", "layer3.2.conv2.weight"):
+        fan_in = np.prod(values[name].shape[1:])
+        np.testing.assert_allclose(values[name].std(), np.sqrt(variance / fan_in), rtol=0.1)

@@ -1,6 +1,6 @@
 """One of the workers of test_distribution.py: trains a small binary network and writes what it saw to rank_N.npz.
 
-    python distribution_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
+python distribution_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
 """
 
 import os
@@ -83,8 +83,10 @@ def statistics(network: nn.Cell) -> np.ndarray:
 def main(data_folder: str, output_folder: str) -> None:
     worker = runtime.start("CPU", "graph", seed=3, distribute="MS_ROLE" in os.environ)
     workers = Workers(worker.size)
-    whole_shard, data = (Dataset("cifar10", data_folder, batch_size=size, augment=False, seed=3, rank=worker.rank,
-                                 size=worker.size) for size in (READING_BATCH, BATCH))
+    whole_shard, data = (
+        Dataset("cifar10", data_folder, batch_size=size, augment=False, seed=3, rank=worker.rank, size=worker.size)
+        for size in (READING_BATCH, BATCH)
+    )
     found = {"shard": np.concatenate([image_ids(images) for images, _ in whole_shard.train(epoch=0)])}
 
     network = SmallNetwork()
@@ -102,8 +104,13 @@ def main(data_folder: str, output_folder: str) -> None:
     found["statistics"] = statistics(network)
     workers.average_statistics(network)
     found["averaged_statistics"] = statistics(network)
-    found["signals"] = np.array([workers.agree_on_signal(0), workers.agree_on_signal(15 * worker.rank),
-                                 workers.agree_on_signal(15 if worker.rank == 0 else 2)])
+    found["signals"] = np.array(
+        [
+            workers.agree_on_signal(0),
+            workers.agree_on_signal(15 * worker.rank),
+            workers.agree_on_signal(15 if worker.rank == 0 else 2),
+        ]
+    )
     np.savez(Path(output_folder) / f"rank_{worker.rank}.npz", **found)
     workers.wait()
 

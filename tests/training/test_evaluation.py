@@ -7,12 +7,14 @@ from mindspore import Tensor, nn
 from src.training.evaluation import evaluate, summarize
 
 CLASSES = 6
-LOGITS = np.array([
-    [2.0, 1.0, 0.0, -1.0, -2.0, -3.0],   # label 0: first
-    [2.0, 1.0, 0.0, -1.0, -2.0, -3.0],   # label 4: fifth
-    [2.0, 1.0, 0.0, -1.0, -2.0, -3.0],   # label 5: sixth
-    [0.0, 5.0, 0.0, 0.0, 0.0, 0.0],      # label 1: first
-])
+LOGITS = np.array(
+    [
+        [2.0, 1.0, 0.0, -1.0, -2.0, -3.0],  # label 0: first
+        [2.0, 1.0, 0.0, -1.0, -2.0, -3.0],  # label 4: fifth
+        [2.0, 1.0, 0.0, -1.0, -2.0, -3.0],  # label 5: sixth
+        [0.0, 5.0, 0.0, 0.0, 0.0, 0.0],  # label 1: first
+    ]
+)
 LABELS = np.array([0, 4, 5, 1])
 
 
@@ -31,8 +33,8 @@ class Shifted(nn.Cell):
 
 def batches(logits: np.ndarray, labels: np.ndarray, size: int):
     for start in range(0, len(labels), size):
-        images = logits[start:start + size].astype(np.float32).reshape(-1, logits.shape[1], 1, 1)
-        yield Tensor(images), Tensor(labels[start:start + size].astype(np.int32))
+        images = logits[start : start + size].astype(np.float32).reshape(-1, logits.shape[1], 1, 1)
+        yield Tensor(images), Tensor(labels[start : start + size].astype(np.int32))
 
 
 def test_top_1_top_5_and_classes():
@@ -90,7 +92,11 @@ def test_every_image_counts_whatever_the_batch(mode, size):
     result = evaluate(Shifted(), batches(logits, labels, size), CLASSES, 0.1)
     expected = summarize(logits.astype(np.float32).astype(np.float64), labels, CLASSES, 0.1)
     assert (result.images, result.top1, result.top5, result.loss) == (
-        23, expected.top1, expected.top5, pytest.approx(expected.loss, rel=1e-6))
+        23,
+        expected.top1,
+        expected.top5,
+        pytest.approx(expected.loss, rel=1e-6),
+    )
     np.testing.assert_array_equal(result.per_class, expected.per_class)
 
 
