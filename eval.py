@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     for flag, value, least in (("--num-classes", arguments.num_classes, 1), ("--image_size", arguments.image_size, 4)):
         if value is not None and value < least:
             raise UserError(f"{flag} is {value}, but must be at least {least}")
+    load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
     runtime.prepare_environment()
 
     from src import checkpoints, experiment

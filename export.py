@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src import doors, runtime
+from src.config import load_config
 from src.errors import UserError
 
 FORMATS = ("MINDIR", "ONNX", "AIR", "ALL")
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
+    load_config(overrides=overrides)  # refuses bad values before any process is started
     checkpoint = Path(arguments.checkpoint)
     if not checkpoint.is_file():
         raise UserError(f"the checkpoint {checkpoint} does not exist")

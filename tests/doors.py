@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 
 
 def command(door: str, *arguments) -> list[str]:
@@ -43,13 +45,12 @@ def modified(path: Path) -> int:
         return 0
 
 
-def write_cifar10(folder: Path, images_per_file: int, seed: int = 0) -> Path:
-    """A folder in CIFAR-10's layout: five training files and a test file of random images, labels in turn."""
-    generator = np.random.default_rng(seed)
-    target = folder / "cifar-10-batches-bin"
+def write_cifar10(folder: Path, names: Sequence[str] = CIFAR10_FILES, within: str = "cifar-10-batches-bin") -> Path:
+    """Files in CIFAR-10's layout, of random images with labels in turn. MindSpore's reader takes full size alone."""
+    target = folder / within
     target.mkdir(parents=True)
-    for name in [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]:
-        records = generator.integers(0, 256, (images_per_file, 3073), dtype=np.uint8)
-        records[:, 0] = np.arange(images_per_file) % 10
+    for seed, name in enumerate(names):
+        records = np.random.default_rng(seed).integers(0, 256, (10_000, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(10_000) % 10
         records.tofile(target / name)
     return folder

