@@ -12,10 +12,14 @@ def lively_network(**options) -> nn.Cell:
     ms.set_seed(0)
     network = create_model("resnet20", **options)
     generator = np.random.default_rng(0)
+    draws = {
+        "gamma": lambda shape: generator.normal(0.2, 1, shape),  # negative ones among them
+        "beta": lambda shape: generator.normal(0.1, 0.3, shape),
+        "moving_mean": lambda shape: generator.normal(0, 0.1, shape),
+        "moving_variance": lambda shape: generator.uniform(0.1, 0.4, shape),  # about what fresh convolutions give
+    }
     for parameter in network.get_parameters():
         kind = parameter.name.rsplit(".", 1)[-1]
-        if kind in ("gamma", "beta", "moving_mean"):
-            parameter.set_data(ms.Tensor(generator.normal(0.2, 1, parameter.shape), ms.float32))
-        elif kind == "moving_variance":
-            parameter.set_data(ms.Tensor(generator.uniform(0.5, 2, parameter.shape) * 20, ms.float32))
+        if kind in draws:
+            parameter.set_data(ms.Tensor(draws[kind](parameter.shape), ms.float32))
     return network

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and read with every parameter accounted for."""
 
+import contextlib
 import resource
 from pathlib import Path
 
@@ -217,20 +218,22 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path, name, message):
         checkpoints.read(tmp_path / name)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Files beyond 4,096 bytes cannot be written, as on a full disk."""
+    """Files beyond 4,096 bytes cannot be written, as on a full disk. No longer than need be: pytest writes, too."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_failed_save_leaves_the_earlier_file(own, full_disk):
+def test_a_failed_save_leaves_the_earlier_file(own):
     path, network = own
     before = path.read_bytes()
     assert len(before) > 4096
-    with pytest.raises(UserError, match=r"cannot write the checkpoint .*last\.ckpt: File too large$"):
+    with pytest.raises(UserError, match=r"cannot write the checkpoint .*last\.ckpt: File too large$"), full_disk():
         checkpoints.save(path, network, optimizer_of(network), {}, {}, {})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
