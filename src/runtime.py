@@ -55,7 +55,8 @@ def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distri
     import mindspore as ms
 
     try:
-        ms.set_device(device_target)
+        if ms.get_context("device_target") != device_target:  # once anything ran, even the same choice is refused
+            ms.set_device(device_target)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"device {device_target} is not available here: {_available_devices(error)}") from error
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
