@@ -92,10 +92,6 @@ class Trainer:
             experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
         )
 
-    @property
-    def total_steps(self) -> int:
-        return self.experiment.config.train.epochs * self.experiment.steps_per_epoch
-
     def schedule(self, name: str) -> float:
         """n, alpha or lr at the step that comes next."""
         step = self.progress.epoch * self.experiment.steps_per_epoch + self.progress.step
