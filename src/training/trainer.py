@@ -152,7 +152,7 @@ class Trainer:
         self._each("on_epoch_begin")
         self.step.set_train()
         if progress.step < experiment.steps_per_epoch:
-            for images, labels in experiment.data.train(progress.epoch, skip=progress.step):
+            for images, labels in experiment.data.train(progress.epoch, progress.step, experiment.steps_per_epoch):
                 loss, norm, finite = self.step(images, labels)
                 result = StepResult(float(loss.asnumpy()), float(norm.asnumpy()), bool(finite.asnumpy()))
                 self._account(result)
@@ -167,8 +167,6 @@ class Trainer:
                 if stop:
                     self._each("on_stop")
                     raise Stopped(stop)
-                if progress.step == experiment.steps_per_epoch:
-                    break
         self.workers.average_statistics(experiment.network)
         row = self._row()
         progress.epoch, progress.step = progress.epoch + 1, 0
