@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, Vali
 from src.errors import UserError
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
-FREE_KEY = "network.estimator_options"  # what stands below it is checked by the estimator
+# What stands below these is checked by the network and the estimators.
+FREE_KEYS = ("network.options", "network.estimator_options", "network.weight_estimator_options")
 
 
 def _to_float(value: Any) -> Any:
@@ -32,6 +33,7 @@ Integer = Annotated[int, Strict()]
 Number = Annotated[float, BeforeValidator(_to_float), Strict(), Field(allow_inf_nan=False)]
 Flag = Annotated[bool, Strict()]
 Positive = Annotated[Integer, Field(ge=1)]
+Options = dict[str, Annotated[Any, BeforeValidator(_to_float)]]
 
 
 class Section(BaseModel):
@@ -57,12 +59,15 @@ class DataSection(Section):
 
 class NetworkSection(Section):
     name: str
+    options: Options
     binary: Flag
     estimator: str
-    estimator_options: dict[str, Annotated[Any, BeforeValidator(_to_float)]]
+    estimator_options: Options
+    weight_estimator: str | None
+    weight_estimator_options: Options
     weight_quantizer: str
     weight_init: str
-    scale_in_gradient: Flag
+    scale_in_gradient: Flag | None
 
 
 class NoiseSection(Section):
@@ -224,7 +229,7 @@ def parse_override(key: str, text: str) -> Any:
 
 def _merge(into: dict, extra: Mapping[str, Any], origin: str, prefix: str = "") -> None:
     for key, value in extra.items():
-        if key not in into and prefix != f"{FREE_KEY}.":
+        if key not in into and prefix.rstrip(".") not in FREE_KEYS:
             raise UserError(
                 f"unknown key '{prefix}{key}' in {origin}{_nearest_key(f'{prefix}{key}')}; "
                 "default_config.yaml explains every key"

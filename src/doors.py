@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from src.config import FREE_KEY, Config, annotation_of, leaf_keys, parse_override
+from src.config import FREE_KEYS, Config, annotation_of, leaf_keys, parse_override
 from src.errors import UserError
 
 BAD_INPUT = 2
@@ -62,7 +62,7 @@ def parse_config_flags(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Na
     words = iter(rest)
     for word in words:
         flag, equals, text = word.partition("=")
-        if not flag.startswith(f"--{FREE_KEY}."):
+        if not flag.startswith(tuple(f"--{key}." for key in FREE_KEYS)):
             known = [name for action in parser._actions for name in action.option_strings]
             matches = [name for name in known if name.endswith("." + flag.lstrip("-"))] or difflib.get_close_matches(
                 flag, known, n=1

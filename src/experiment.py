@@ -18,7 +18,8 @@ from src.runtime import Worker
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a trainer needs. `tables` holds what follows training: n, alpha and the learning rate of every step."""
+    """All that a trainer needs. `tables` holds what follows training: the learning rate of every step, and what of n,
+    alpha, T and o this network has."""
 
     config: Config
     worker: Worker
@@ -37,9 +38,12 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
         return create_model(
             config.network.name,
             num_classes=num_classes,
+            options=config.network.options,
             binary=config.network.binary,
             estimator=config.network.estimator,
             estimator_options=config.network.estimator_options,
+            weight_estimator=config.network.weight_estimator,
+            weight_estimator_options=config.network.weight_estimator_options,
             weight_quantizer=config.network.weight_quantizer,
             weight_init=config.network.weight_init,
             scale_in_gradient=config.network.scale_in_gradient,
@@ -88,10 +92,9 @@ def build_data(
     )
 
 
-def build_tables(config: Config, steps_per_epoch: int) -> dict[str, np.ndarray]:
-    """n and alpha of every step of training, float32 (steps,)."""
+def build_tables(config: Config, steps: int) -> dict[str, np.ndarray]:
+    """n and alpha of every step of training, float32 (steps,). Other estimators bring their schedules."""
     n, alpha = config.schedules.n, config.schedules.alpha
-    steps = config.train.epochs * steps_per_epoch
     return {
         "n": schedules.tabulate(schedules.number_of_terms(n.setting, n.n_p, n.n_s), steps),
         "alpha": schedules.tabulate(schedules.cosine(alpha.start), steps),
@@ -105,13 +108,13 @@ def build(config: Config, worker: Worker) -> Experiment:
     available = data.train_steps()
     steps_per_epoch = min(config.train.steps_per_epoch or available, available)
     optimizer = create_optimizer(config, network, steps_per_epoch)
-    tables = build_tables(config, steps_per_epoch)
-    schedules.attach(network, tables, optimizer.global_step)
+    steps = config.train.epochs * steps_per_epoch
+    followed = schedules.attach(network, build_tables(config, steps), optimizer.global_step, steps)
     if config.amp.level != "O0":
         amp.auto_mixed_precision(network, config.amp.level)
     scaler = {"none": lambda: None, "dynamic": lambda: amp.DynamicLossScaler(2**15, 2, 1000)}.get(
         config.amp.loss_scale, lambda: amp.StaticLossScaler(config.amp.loss_scale)
     )()
     loss = create_loss("CE", label_smoothing=config.loss.label_smoothing)
-    tables["lr"] = np.array(learning_rates(config, steps_per_epoch))
+    tables = {"lr": np.array(learning_rates(config, steps_per_epoch)), **followed}
     return Experiment(config, worker, data, network, loss, optimizer, scaler, steps_per_epoch, tables)

@@ -17,7 +17,7 @@ from mindspore import nn, ops
 
 from src.binary import fourier
 from src.binary.registry import build, require
-from src.binary.schedules import ScheduledValue
+from src.binary.schedules import Schedule, ScheduledValue, accelerate, log_spaced
 
 
 def sign(t):
@@ -35,10 +35,12 @@ class Surrogate(nn.Cell):
     """sign(t) forward, derivative(t, state) times the incoming gradient backward.
 
     `state` is a float32 Tensor of shape () that may change from step to step, an input so that nothing recompiles;
-    estimators without scheduled values ignore it. `scheduled` names the value ("n"), or is None.
+    estimators without scheduled values ignore it. `scheduled` names the value ("n"), or is None; `schedule` is the
+    course that it takes over training unless the experiment gives it another, `initial` what it is outside training.
     """
 
-    scheduled = None
+    scheduled: str | None = None
+    schedule: Schedule | None = None
     initial = 0.0
 
     def __init__(self):  # without nn.Cell's own arguments, which are no options of an estimator
@@ -114,6 +116,156 @@ class FourierApproximation(Surrogate):
         return ops.select(ops.abs(t) > self.clip, 0.0, gradient)  # not a product: infinity is out of bounds, NaN stays
 
 
+class ApproxSign(Surrogate):
+    """`approx_sign`: 2 - 2|t| where |t| <= 1, else 0.
+
+    The derivative of a sign made of two parabolas. Source: Liu et al., "Bi-Real Net", ECCV 2018, Eq. 7, which uses it
+    for activations alone, with `clipped_ste` for weights (`weight_estimator`).
+    """
+
+    def derivative(self, t, state):
+        return 2.0 * ops.relu(1.0 - ops.abs(t))
+
+
+class SwishSign(Surrogate):
+    """`swish_sign`: beta (2 - beta t tanh(beta t / 2)) / (1 + cosh(beta t)) for every t.
+
+    The derivative of SignSwish: beta at 0, negative from |t| = 2.40 / beta on. Source: Darabi et al., "Regularized
+    Binary Network Training" (BNN+), 2018, Eq. 4 and 5. The estimator alone: BNN+ also has a regularizer that pulls
+    weights to +-1 and trains scales.
+
+    Args:
+        beta (float): above 0, inverse units of t; the paper's choice is 5.
+
+    Raises:
+        ValueError: another beta.
+    """
+
+    def __init__(self, beta: float = 5.0):
+        super().__init__()
+        require(_positive(beta), "beta", beta, "a finite number greater than 0")
+        self.beta = beta
+
+    def derivative(self, t, state):
+        # cosh overflows; with e = exp(-|u|), 1 / (1 + cosh u) is 2 e / (1 + e)^2. Beyond 80 it is 0 in float32.
+        u = ops.minimum(ops.abs(t) * self.beta, 80.0)
+        e = ops.exp(-u)
+        return self.beta * (2.0 - u * ops.tanh(0.5 * u)) * (2.0 * e / ops.square(1.0 + e))
+
+
+class SoftQuantization(Surrogate):
+    """`dsq`: k (1 - tanh^2(k t)) / tanh(k) where |t| <= 1, else 0; k = ln(2/alpha - 1) / 2, hence tanh(k) = 1 - alpha.
+
+    The derivative of tanh(k t) / tanh(k), which lies alpha below 1 before it is stretched. Source: Gong et al.,
+    "Differentiable Soft Quantization" (DSQ), ICCV 2019, Eq. 4-8, for one bit on the interval [-1, 1]. The estimator
+    alone: in public code alpha and the interval are learned for each layer.
+
+    Args:
+        alpha (float): between 0 and 1; 0.2 is where public code starts.
+
+    Raises:
+        ValueError: another alpha.
+    """
+
+    def __init__(self, alpha: float = 0.2):
+        super().__init__()
+        require(_positive(alpha) and alpha < 1, "alpha", alpha, "a number between 0 and 1")
+        self.k = math.log(2 / alpha - 1) / 2
+        self.peak = self.k / (1 - alpha)
+
+    def derivative(self, t, state):
+        inside = ops.cast(ops.abs(t) <= 1.0, ms.float32)
+        return inside * (self.peak * (1.0 - ops.square(ops.tanh(self.k * t))))
+
+
+class _TemperatureSurrogate(Surrogate):
+    """An estimator that sharpens with T, log-spaced over training from t_min to t_max; its height is k = max(1/T,
+    1)."""
+
+    scheduled = "T"
+
+    def __init__(self, t_min: float, t_max: float):
+        require(_positive(t_min), "t_min", t_min, "a finite number greater than 0")
+        require(_positive(t_max) and t_max >= t_min, "t_max", t_max, f"a finite number of at least t_min, {t_min}")
+        super().__init__()
+        self.schedule = log_spaced(t_min, t_max)
+        self.initial = t_min
+
+
+class ErrorDecay(_TemperatureSurrogate):
+    """`ede`: k T (1 - tanh^2(T t)) for every t; T grows from t_min to t_max, k = max(1/T, 1).
+
+    The derivative of k tanh(T t), the error decay estimator: nearly 1 everywhere at first, nearly sign's at the end.
+    Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
+    2020, Eq. 9-11. The paper has T from 0.1 to 10, as its public code has for VGG-Small; for ResNet-20 that has 0.001.
+    The estimator alone: IR-Net's weights are the quantizer `libra`.
+
+    Args:
+        t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
+
+    Raises:
+        ValueError: other values.
+    """
+
+    def __init__(self, t_min: float = 0.1, t_max: float = 10.0):
+        super().__init__(t_min, t_max)
+
+    def derivative(self, t, state):
+        height = ops.maximum(state, 1.0)  # k T
+        return height * (1.0 - ops.square(ops.tanh(state * t)))
+
+
+class RotatedApproximation(_TemperatureSurrogate):
+    """`rbnn`: k max(sqrt2 T - T^2 |t|, 0); T grows from t_min to t_max, k = max(1/T, 1).
+
+    A triangle of height k sqrt2 T that ends at |t| = sqrt2 / T. Source: Lin et al., "Rotated Binary Neural Network",
+    NeurIPS 2020, Eq. 15-18. The estimator alone: RBNN also rotates and standardizes weights.
+
+    Args:
+        t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
+
+    Raises:
+        ValueError: other values.
+    """
+
+    def __init__(self, t_min: float = 0.01, t_max: float = 10.0):
+        super().__init__(t_min, t_max)
+
+    def derivative(self, t, state):
+        height = ops.maximum(state, 1.0)  # k T
+        return height * ops.relu(math.sqrt(2) - state * ops.abs(t))
+
+
+class RectifiedStraightThrough(Surrogate):
+    """`reste`: (1/o) |t|^((1-o)/o) where 0.1 < |t| <= 1.5; 0.1^(1/o) / 0.1 where |t| <= 0.1; else 0. o grows from 1.
+
+    The derivative of sign(t) |t|^(1/o), and near 0, where that has a pole, the secant's slope. o follows
+    1 + (o_end - 1) (1 - cos(pi p / 2)) over training. Source: Wu et al., "Estimator Meets Equilibrium Perspective: A
+    Rectified Straight Through Estimator for Binary Neural Networks Training" (ReSTE), ICCV 2023, Eq. 7 and 8, with the
+    bounds of its public code. There the scale of the weights multiplies the gradient (`scale_in_gradient`).
+
+    Args:
+        o_end (float): o at the end of training, at least 1.
+
+    Raises:
+        ValueError: another o_end.
+    """
+
+    scheduled = "o"
+    initial = 1.0
+
+    def __init__(self, o_end: float = 3.0):
+        require(_positive(o_end) and o_end >= 1, "o_end", o_end, "a finite number of at least 1")
+        super().__init__()
+        self.schedule = accelerate(1.0, o_end)
+
+    def derivative(self, t, state):
+        distance = ops.abs(t)
+        near = ops.cast(distance <= 0.1, ms.float32)
+        power = ops.pow(ops.clamp(distance, 0.1, 1.5), (1.0 - state) / state)  # 0.1^(1/o) / 0.1 near 0
+        return ops.cast(distance <= 1.5, ms.float32) * power * (near + (1.0 - near) / state)
+
+
 def _positive(value) -> bool:
     """Whether it is a finite number greater than 0; True is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
@@ -130,13 +282,23 @@ class Estimator(nn.Cell):
     def __init__(self, surrogate: Surrogate):
         super().__init__()
         self.surrogate = surrogate
-        self.state = ScheduledValue(surrogate.scheduled, surrogate.initial)
+        self.state = ScheduledValue(surrogate.scheduled, surrogate.initial, surrogate.schedule)
 
     def construct(self, t):
         return self.surrogate(t, self.state())
 
 
-ESTIMATORS = {"ste": StraightThrough, "clipped_ste": ClippedStraightThrough, "fda": FourierApproximation}
+ESTIMATORS = {
+    "ste": StraightThrough,
+    "clipped_ste": ClippedStraightThrough,
+    "fda": FourierApproximation,
+    "approx_sign": ApproxSign,
+    "swish_sign": SwishSign,
+    "dsq": SoftQuantization,
+    "ede": ErrorDecay,
+    "rbnn": RotatedApproximation,
+    "reste": RectifiedStraightThrough,
+}
 
 
 def create_estimator(name: str | Estimator | None, **options) -> Estimator | None:

@@ -1,7 +1,8 @@
 """Layers with injected quantizers, and the activation that follows them.
 
-`BinaryConv2d` takes an activation quantizer and a weight quantizer; None in either place means full precision, so the
-fp32 twin of a network and every ablation are the same layer. `Binarization` makes such layers from names.
+A `BinaryConv2d` or `BinaryDense` takes an activation quantizer and a weight quantizer; None in either place means full
+precision, so the fp32 twin of a network and every ablation are the same layer. `Binarization` makes such layers from
+names.
 """
 
 import math
@@ -16,7 +17,7 @@ from mindspore.common.initializer import HeNormal, HeUniform, Initializer, initi
 from src.binary.estimators import create_estimator
 from src.binary.noise_adaptation import AnnealedNoise, NoiseAdaptation
 from src.binary.quantizers import WEIGHT_QUANTIZERS, ActivationSign
-from src.binary.registry import build, lookup
+from src.binary.registry import build, lookup, require
 
 # How weights start, latent ones included. Only the sign of a latent weight acts, so its size sets how many steps a flip
 # takes: at the start's larger values a binary network learns more slowly (README, Results).
@@ -31,7 +32,41 @@ def create_weight_init(name: str) -> Initializer:
     return lookup("weight init", WEIGHT_INITS, name)()
 
 
-class BinaryConv2d(nn.Cell):
+class BinaryLayer(nn.Cell):
+    """y = operation(Q_a(x), Q_w(w)): what binary layers share. A subclass sets `operation`.
+
+    Args:
+        shape: of the weight, (C_out, ...).
+        activation_quantizer (Cell, optional): Q_a; None: full precision.
+        weight_quantizer (Cell, optional): Q_w; None: full precision.
+        weight_init (str): how the latent weight starts: a name in `WEIGHT_INITS`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        activation_quantizer: nn.Cell | None = None,
+        weight_quantizer: nn.Cell | None = None,
+        weight_init: str = "uniform",
+    ):
+        super().__init__()
+        self.activation_quantizer = activation_quantizer
+        self.weight_quantizer = weight_quantizer
+        self.weight = Parameter(initializer(create_weight_init(weight_init), shape, ms.float32))
+
+    def quantized_weight(self):
+        """The weight that the layer uses; the one place where the latent weight is read."""
+        if self.weight_quantizer is None:
+            return self.weight
+        return self.weight_quantizer(self.weight)
+
+    def construct(self, x):
+        if self.activation_quantizer is not None:
+            x = self.activation_quantizer(x)
+        return self.operation(x, self.quantized_weight())
+
+
+class BinaryConv2d(BinaryLayer):
     """2-D convolution of quantized input and quantized weight, without bias: y = conv(Q_a(x), Q_w(w)).
 
     Args:
@@ -39,11 +74,13 @@ class BinaryConv2d(nn.Cell):
         kernel_size (int): k, of a k x k kernel.
         stride (int): the same in both directions.
         padding (int): zeros on each side. They are zeros, not -1, also when the input is binary.
-        activation_quantizer (Cell, optional): Q_a; None: full precision.
-        weight_quantizer (Cell, optional): Q_w; None: full precision.
-        weight_init (str): how the latent weight starts: a name in `WEIGHT_INITS`; fan in is C_in k^2.
+        activation_quantizer, weight_quantizer, weight_init: of `BinaryLayer`; fan in is C_in / groups * k^2.
+        groups (int): of channels that are convolved apart; it divides C_in and C_out.
 
     Inputs: x (N, C_in, H, W). Outputs: (N, C_out, H', W').
+
+    Raises:
+        ValueError: groups that do not divide the channels; an unknown weight_init.
     """
 
     def __init__(
@@ -56,30 +93,42 @@ class BinaryConv2d(nn.Cell):
         activation_quantizer: nn.Cell | None = None,
         weight_quantizer: nn.Cell | None = None,
         weight_init: str = "uniform",
+        groups: int = 1,
     ):
-        super().__init__()
-        shape = (out_channels, in_channels, kernel_size, kernel_size)
+        divides = groups >= 1 and in_channels % groups == 0 and out_channels % groups == 0
+        require(divides, "groups", groups, f"a divisor of the channels {in_channels} and {out_channels}")
+        shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
+        super().__init__(shape, activation_quantizer, weight_quantizer, weight_init)
         # Tuples: the ONNX exporter fails on plain numbers.
         self.kernel_size = (kernel_size, kernel_size)
         self.stride = (stride, stride)
         self.padding = (padding,) * 4
-        self.activation_quantizer = activation_quantizer
-        self.weight_quantizer = weight_quantizer
-        self.weight = Parameter(initializer(create_weight_init(weight_init), shape, ms.float32))
-        self.convolution = ops.Conv2D(
-            out_channels, self.kernel_size, pad_mode="pad", pad=self.padding, stride=self.stride
+        self.groups = groups
+        self.operation = ops.Conv2D(
+            out_channels, self.kernel_size, pad_mode="pad", pad=self.padding, stride=self.stride, group=groups
         )
 
-    def quantized_weight(self):
-        """The weight that the convolution uses; the one place where the latent weight is read."""
-        if self.weight_quantizer is None:
-            return self.weight
-        return self.weight_quantizer(self.weight)
 
-    def construct(self, x):
-        if self.activation_quantizer is not None:
-            x = self.activation_quantizer(x)
-        return self.convolution(x, self.quantized_weight())
+class BinaryDense(BinaryLayer):
+    """Linear map of quantized input and quantized weight, without bias: y = Q_a(x) Q_w(w)^T.
+
+    Args:
+        in_channels, out_channels (int): length of a row of x and of y.
+        activation_quantizer, weight_quantizer, weight_init: of `BinaryLayer`; fan in is in_channels.
+
+    Inputs: x (N, in_channels). Outputs: (N, out_channels).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        activation_quantizer: nn.Cell | None = None,
+        weight_quantizer: nn.Cell | None = None,
+        weight_init: str = "uniform",
+    ):
+        super().__init__((out_channels, in_channels), activation_quantizer, weight_quantizer, weight_init)
+        self.operation = ops.MatMul(transpose_b=True)
 
 
 class SharedSlopePReLU(nn.Cell):
@@ -100,42 +149,60 @@ class SharedSlopePReLU(nn.Cell):
 
 @dataclass(frozen=True)
 class Binarization:
-    """Which estimator, weight quantizer and noise the binary layers of a network have; makes those layers.
+    """Which estimators, weight quantizer and noise the binary layers of a network have; makes those layers.
 
-    `estimator=None` makes full-precision layers.
+    `estimator=None` makes full-precision layers. `weight_estimator=None`: the weights' is the activations'.
     """
 
     estimator: str | None = "fda"
     estimator_options: Mapping[str, Any] = field(default_factory=dict)
+    weight_estimator: str | None = None
+    weight_estimator_options: Mapping[str, Any] = field(default_factory=dict)
     weight_quantizer: str = "dorefa"
     weight_init: str = "uniform"
-    scale_in_gradient: bool = False
+    scale_in_gradient: bool | None = None
     noise_adaptation: bool = True
     noise_options: Mapping[str, Any] = field(default_factory=dict)
     noise_in_forward: bool = True
 
     def conv(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
     ) -> BinaryConv2d:
         """A convolution with quantizers, and noise modules, of its own."""
-        shape = (in_channels, out_channels, kernel_size, stride, padding)
+        quantizers = self._quantizers(in_channels, in_channels // max(groups, 1) * kernel_size**2)
+        return BinaryConv2d(in_channels, out_channels, kernel_size, stride, padding, *quantizers, groups=groups)
+
+    def dense(self, in_channels: int, out_channels: int) -> BinaryDense:
+        """A linear layer with quantizers, and noise modules, of its own."""
+        return BinaryDense(in_channels, out_channels, *self._quantizers(in_channels, in_channels))
+
+    def _quantizers(self, positions: int, filters: int) -> tuple[nn.Cell | None, nn.Cell | None, str]:
+        """Activation quantizer, weight quantizer and weight init of a layer; `positions` and `filters` are the lengths
+        of the vectors that the noise modules act on."""
         if self.estimator is None:
-            return BinaryConv2d(*shape, weight_init=self.weight_init)
+            return None, None, self.weight_init
+        own = self.weight_estimator is not None
         weight = build(
             "weight quantizer",
             WEIGHT_QUANTIZERS,
             self.weight_quantizer,
             {
-                "estimator": self._estimator(),
-                "noise": self._noise(in_channels * kernel_size**2),
+                "estimator": create_estimator(
+                    self.weight_estimator if own else self.estimator,
+                    **(self.weight_estimator_options if own else self.estimator_options),
+                ),
+                "noise": self._noise(filters),
                 "scale_in_gradient": self.scale_in_gradient,
             },
         )
-        activation = ActivationSign(self._estimator(), self._noise(in_channels))
-        return BinaryConv2d(*shape, activation, weight, self.weight_init)
-
-    def _estimator(self):
-        return create_estimator(self.estimator, **self.estimator_options)
+        activation = ActivationSign(create_estimator(self.estimator, **self.estimator_options), self._noise(positions))
+        return activation, weight, self.weight_init
 
     def _noise(self, dimension: int):
         if not self.noise_adaptation:

@@ -4,6 +4,9 @@ A layer takes one quantizer for its input and one for its weight; None means ful
 of bits, from which sizes are counted. In training a quantizer may add annealed noise; in evaluation it never does.
 """
 
+import math
+
+import mindspore as ms
 from mindspore import nn, ops
 
 from src.binary.estimators import Estimator
@@ -40,34 +43,109 @@ class _ConstantScale(nn.Cell):
         return dout, ops.zeros_like(scale)
 
 
-class DoReFaWeight(nn.Cell):
-    """`dorefa`: w_q = sign(w) * mean|w|, one scale a layer; backward by the estimator.
+class WeightQuantizer(nn.Cell):
+    """w_q = sign(t) * scale(t) with t = standardize(w): what all weight quantizers share.
 
-    The scale is a constant in the backward pass and, unless `scale_in_gradient`, does not multiply the gradient, as in
-    the released FDA-BNN code and in Zhou et al., "DoReFa-Net", 2016. With noise, the scale multiplies sign + alpha e as
-    a whole, and the one rule holds for the latent weight and for the noise module's parameters.
+    Backward, the sign's derivative is the estimator's. The scale is a constant: no gradient flows into it. Whether it
+    multiplies the gradient that passes is `scale_in_gradient`; None: `scales_gradient`, as the quantizer's source does.
+    In training with noise the scale multiplies sign + alpha e(t) as a whole, and the one rule holds for the latent
+    weight and for the noise module's parameters.
 
-    Inputs: w, (C_out, ...). Outputs: the same shape, +s or -s with s = mean|w|.
+    Inputs: w, (C_out, ...). Outputs: the same shape, +s or -s.
     """
 
     precision = 1
+    scales_gradient = False
 
-    def __init__(self, estimator: Estimator, noise: AnnealedNoise | None = None, scale_in_gradient: bool = False):
+    def __init__(self, estimator: Estimator, noise: AnnealedNoise | None = None, scale_in_gradient: bool | None = None):
         super().__init__()
         self.estimator = estimator
         self.noise = noise
-        self.scale_in_gradient = scale_in_gradient
+        self.scale_in_gradient = self.scales_gradient if scale_in_gradient is None else scale_in_gradient
         self.constant_scale = _ConstantScale()
 
+    def standardize(self, weight):
+        """t, of which the sign is taken, the shape of `weight`."""
+        return weight
+
+    def scale(self, t):
+        """s >= 0, of a shape that multiplies t."""
+        raise NotImplementedError
+
     def construct(self, weight):
-        binary = self.estimator(weight)
+        t = self.standardize(weight)
+        binary = self.estimator(t)
         if self.noise is not None and self.training:
-            filters = weight.reshape(weight.shape[0], -1)
-            binary = self.noise(binary.reshape(filters.shape), filters).reshape(weight.shape)
-        scale = ops.stop_gradient(ops.abs(weight).mean())
-        if self.scale_in_gradient:
-            return binary * scale
-        return self.constant_scale(binary, scale)
+            filters = t.reshape(t.shape[0], -1)
+            binary = self.noise(binary.reshape(filters.shape), filters).reshape(t.shape)
+        scale = ops.stop_gradient(self.scale(t))
+        scaled = binary * scale if self.scale_in_gradient else self.constant_scale(binary, scale)
+        return ops.cast(scaled, weight.dtype)
 
 
-WEIGHT_QUANTIZERS = {"dorefa": DoReFaWeight}
+class SignWeight(WeightQuantizer):
+    """`sign`: w_q = sign(w), without a scale.
+
+    Source: Hubara et al., "Binarized Neural Networks", NeurIPS 2016.
+    """
+
+    def scale(self, t):
+        return ops.ones((), t.dtype)
+
+
+class DoReFaWeight(WeightQuantizer):
+    """`dorefa`: w_q = sign(w) * mean|w|, one scale a layer, which does not multiply the gradient.
+
+    Source: Zhou et al., "DoReFa-Net", 2016, Eq. 8, and the released FDA-BNN code.
+    """
+
+    def scale(self, t):
+        return ops.abs(t).mean()
+
+
+class XnorWeight(WeightQuantizer):
+    """`xnor`: w_q = sign(w) * mean|w|, one scale an output channel, which multiplies the gradient.
+
+    Source: Rastegari et al., "XNOR-Net", ECCV 2016, Eq. 6; its gradient is (1/m + s 1{|w| < 1}) of the incoming one, m
+    being the weights of a filter. This is the second term, its indicator being the estimator's part (`clipped_ste`).
+    Not here, but in its public code: centring weights over the input channels and clamping them to [-1, 1].
+    """
+
+    scales_gradient = True
+
+    def scale(self, t):
+        return _filter_mean(ops.abs(t))
+
+
+class LibraWeight(WeightQuantizer):
+    """`libra`: w_q = sign(t) * 2^round(log2 mean|t|), t = (w - mean w) / std w, mean and standard deviation (unbiased)
+    of each output channel.
+
+    Backward, the estimator acts on t and the gradient goes on through mean and standard deviation; the scale, one an
+    output channel, is constant and multiplies the gradient. A filter of equal weights has t = 0, and sign -1.
+
+    Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
+    2020, Eq. 6-8.
+    """
+
+    scales_gradient = True
+
+    def standardize(self, weight):
+        weight = ops.cast(weight, ms.float32)
+        centred = weight - _filter_mean(weight)
+        fan_in = math.prod(weight.shape[1:])
+        variance = _filter_mean(ops.square(centred)) * (fan_in / max(fan_in - 1, 1))
+        # The offset, 1e-6 of a usual standard deviation, keeps the square root differentiable at 0.
+        return centred / ops.sqrt(variance + 1e-14)
+
+    def scale(self, t):
+        exponent = ops.log(ops.maximum(_filter_mean(ops.abs(t)), 1e-6)) / math.log(2)
+        return ops.pow(2.0, ops.round(exponent))
+
+
+def _filter_mean(values):
+    """The mean of each filter: (C_out, ...) to (C_out, 1, ...)."""
+    return values.mean(tuple(range(1, values.ndim)), keep_dims=True)
+
+
+WEIGHT_QUANTIZERS = {"sign": SignWeight, "dorefa": DoReFaWeight, "xnor": XnorWeight, "libra": LibraWeight}

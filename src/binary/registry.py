@@ -19,17 +19,19 @@ def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
     return table[name]
 
 
-def build(kind: str, table: Mapping[str, Callable], name: str, options: Mapping[str, Any]) -> Any:
-    """`table[name](**options)`; a ValueError for an unknown name or option."""
+def build(
+    kind: str, table: Mapping[str, Callable], name: str, options: Mapping[str, Any], arguments: Mapping[str, Any] = {}
+) -> Any:
+    """`table[name](**arguments, **options)`; a ValueError for an unknown name or option. `arguments` are no options."""
     factory = lookup(kind, table, name)
-    allowed = inspect.signature(factory).parameters
+    allowed = [parameter for parameter in inspect.signature(factory).parameters if parameter not in arguments]
     for option in options:
         if option not in allowed:
             known = ", ".join(allowed) or "none"
             raise ValueError(
                 f"unknown option {option!r} of {kind} {name!r}{nearest(option, allowed)}; allowed: {known}"
             )
-    return factory(**options)
+    return factory(**arguments, **options)
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:

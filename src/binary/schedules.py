@@ -36,6 +36,16 @@ def cosine(start: float) -> Schedule:
     return lambda progress: start * (1 + math.cos(math.pi * progress)) / 2
 
 
+def log_spaced(start: float, end: float) -> Schedule:
+    """start (end / start)^p: equal ratios in equal shares of training; start and end above 0."""
+    return lambda progress: start * (end / start) ** progress
+
+
+def accelerate(start: float, end: float) -> Schedule:
+    """start + (end - start) (1 - cos(pi p / 2)): slow at first, fastest at the end."""
+    return lambda progress: start + (end - start) * (1 - math.cos(math.pi * progress / 2))
+
+
 def number_of_terms(setting: int = 3, n_p: int = 9, n_s: int = 9) -> Schedule:
     """n of the paper's Figure 4: setting 1, n_p throughout; 2, from 1 to n_p; 3, from n_s to 2 n_s (the default).
 
@@ -57,17 +67,23 @@ class ScheduledValue(nn.Cell):
     """A float32 Tensor of shape (): `value` until `follow` gives it a table, then the table's row at the current step.
 
     Beyond the table's end its last row holds.
+
+    Args:
+        name: of the value, "n"; None: it is no scheduled one.
+        value: until a table is followed.
+        schedule: what `attach` tabulates where it is given no table of this name.
     """
 
-    def __init__(self, name: str | None, value: float):
+    def __init__(self, name: str | None, value: float, schedule: Schedule | None = None):
         super().__init__()
-        self.schedule = name
+        self.scheduled = name
+        self.schedule = schedule
         self.table = Tensor([value], ms.float32)
         self.followed_step = None
 
-    def follow(self, table: np.ndarray, step: Parameter) -> None:
+    def follow(self, table: Tensor, step: Parameter) -> None:
         """Reads from now on row `step` of `table`: float32 (steps,); `step` an int32 Parameter of shape (1,)."""
-        self.table = Tensor(table, ms.float32)
+        self.table = table
         # Past nn.Cell's own registration: the counter is the optimizer's parameter, not one of the network's.
         object.__setattr__(self, "followed_step", step)
 
@@ -78,19 +94,38 @@ class ScheduledValue(nn.Cell):
         return ops.gather(self.table, row, 0).reshape(())
 
 
-def attach(network: nn.Cell, tables: Mapping[str, np.ndarray], step: Parameter) -> None:
-    """Lets every scheduled value of the network follow the table of its name.
+def attach(
+    network: nn.Cell, tables: Mapping[str, np.ndarray], step: Parameter, steps: int | None = None
+) -> dict[str, np.ndarray]:
+    """Lets every scheduled value of the network follow the table of its name, or else its own schedule.
 
     Args:
         network: any Cell.
-        tables: a float32 array (steps,) for each scheduled name, as `tabulate` makes it.
+        tables: a float32 array (steps,) for a scheduled name, as `tabulate` makes it.
         step: the optimizer's `global_step`.
+        steps: of the training, for values that bring their own schedule.
+
+    Returns:
+        The tables that are followed, by name. Where two differ under one name (T of an estimator for activations and of
+        another for weights), the second is called `T_2`: activations come first.
 
     Raises:
-        ValueError: the network has a scheduled value without a table: it would silently stay constant.
+        ValueError: the network has a scheduled value without a table or schedule: it would silently stay constant.
     """
+    followed: dict[str, np.ndarray] = {}
+    tensors: dict[str, Tensor] = {}  # one a table: they are constants of the graph, and layers are many
     for _, cell in network.cells_and_names():
-        if isinstance(cell, ScheduledValue) and cell.schedule is not None:
-            if cell.schedule not in tables:
-                raise ValueError(f"no schedule for {cell.schedule!r}, which this network's layers follow")
-            cell.follow(tables[cell.schedule], step)
+        if not isinstance(cell, ScheduledValue) or cell.scheduled is None:
+            continue
+        table = tables.get(cell.scheduled)
+        if table is None and cell.schedule is not None and steps is not None:
+            table = tabulate(cell.schedule, steps)
+        if table is None:
+            raise ValueError(f"no schedule for {cell.scheduled!r}, which this network's layers follow")
+        name, number = cell.scheduled, 2
+        while name in followed and not np.array_equal(followed[name], table):
+            name, number = f"{cell.scheduled}_{number}", number + 1
+        if name not in followed:
+            followed[name], tensors[name] = table, Tensor(table, ms.float32)
+        cell.follow(tensors[name], step)
+    return followed

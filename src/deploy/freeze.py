@@ -5,7 +5,7 @@ import copy
 import mindspore as ms
 from mindspore import Parameter, nn
 
-from src.binary import BinaryConv2d, sign
+from src.binary import BinaryLayer, sign
 
 
 class InputSign(nn.Cell):
@@ -15,32 +15,33 @@ class InputSign(nn.Cell):
         return sign(x)
 
 
-class FrozenConv2d(nn.Cell):
-    """The convolution that a `BinaryConv2d` computes in evaluation, with its quantized weight as a constant.
+class FrozenLayer(nn.Cell):
+    """What a `BinaryConv2d` or `BinaryDense` computes in evaluation, with its quantized weight as a constant.
 
-    A binary weight holds exactly +s and -s; a full-precision layer keeps its weight.
+    A binary weight holds exactly +s and -s, s being one number a layer or a filter; a full-precision layer keeps its
+    weight.
     """
 
-    def __init__(self, layer: BinaryConv2d):
+    def __init__(self, layer: BinaryLayer):
         super().__init__()
         self.sign = InputSign() if layer.activation_quantizer is not None else None
         self.weight = Parameter(ms.Tensor(layer.quantized_weight().asnumpy()), name="weight", requires_grad=False)
-        self.convolution = layer.convolution
+        self.operation = layer.operation
 
     def construct(self, x):
         if self.sign is not None:
             x = self.sign(x)
-        return self.convolution(x, self.weight)
+        return self.operation(x, self.weight)
 
 
 def freeze(network: nn.Cell) -> nn.Cell:
     """A copy of `network` for inference alone; the original is not touched.
 
-    Every `BinaryConv2d` becomes a `FrozenConv2d`; no parameter is trainable; parameter names stay.
+    Every `BinaryLayer` becomes a `FrozenLayer`; no parameter is trainable; parameter names stay.
     """
     network.set_train(False)
     frozen = copy.deepcopy(network)
-    replace(frozen, BinaryConv2d, FrozenConv2d)
+    replace(frozen, BinaryLayer, FrozenLayer)
     frozen.update_parameters_name()
     for parameter in frozen.get_parameters():
         parameter.requires_grad = False

@@ -7,24 +7,24 @@ from mindcv.models.registry import register_model
 from mindspore import nn
 
 from src.binary import Binarization
-from src.binary.registry import lookup
+from src.binary.registry import build, lookup
 
 NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
 
 
-def register(build: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
-    """Decorates `build(num_classes, in_channels, binarization) -> Cell`: registers it by its name for `create_model`,
-    and as `fda_<name>` for `mindcv.create_model`."""
-    name = build.__name__
-    NETWORKS[name] = build
+def register(make: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
+    """Decorates `make(num_classes, in_channels, binarization, **options) -> Cell`: registers it by its name for
+    `create_model`, and as `fda_<name>` for `mindcv.create_model`."""
+    name = make.__name__
+    NETWORKS[name] = make
 
     def entry(num_classes: int = 10, in_channels: int = 3, pretrained: bool = False, **options) -> nn.Cell:
         return create_model(name, num_classes=num_classes, in_channels=in_channels, pretrained=pretrained, **options)
 
     entry.__name__ = f"fda_{name}"
-    entry.__module__ = build.__module__
+    entry.__module__ = make.__module__
     register_model(entry)
-    return build
+    return make
 
 
 def create_model(
@@ -33,12 +33,15 @@ def create_model(
     in_channels: int = 3,
     pretrained: bool = False,
     *,
+    options: Mapping[str, Any] | None = None,
     binary: bool = True,
     estimator: str = "fda",
     estimator_options: Mapping[str, Any] | None = None,
+    weight_estimator: str | None = None,
+    weight_estimator_options: Mapping[str, Any] | None = None,
     weight_quantizer: str = "dorefa",
     weight_init: str = "uniform",
-    scale_in_gradient: bool = False,
+    scale_in_gradient: bool | None = None,
     noise_adaptation: bool = True,
     noise_options: Mapping[str, Any] | None = None,
     noise_in_forward: bool = True,
@@ -50,12 +53,15 @@ def create_model(
         num_classes: width of the last layer.
         in_channels: channels of the input image.
         pretrained: must be False: no weights are published yet.
+        options: of the network itself, for example {"prelu": False} of the ResNets.
         binary: False builds the full-precision twin; the options below are then without effect.
         estimator: name of the surrogate gradient of sign, for activations and weights.
         estimator_options: its options, for example {"omega": 0.1, "clip": 1.0}.
-        weight_quantizer: name of the weight quantizer.
+        weight_estimator: name of another one for weights; None: the same, with the same options.
+        weight_estimator_options: its options.
+        weight_quantizer: name of the weight quantizer: "sign", "dorefa", "xnor" or "libra".
         weight_init: how convolutions start, binary ones included: "uniform" or "he_normal"; also of the twin.
-        scale_in_gradient: whether the weight's scale multiplies its gradient.
+        scale_in_gradient: whether the weight's scale multiplies its gradient; None: as the quantizer's source does.
         noise_adaptation: whether binary layers get noise modules.
         noise_options: options of `NoiseAdaptation`: eta, amplitude, reduction.
         noise_in_forward: True: Eq. 14; False: Algorithm 1.
@@ -66,7 +72,7 @@ def create_model(
     Raises:
         ValueError: an unknown name or option, a value out of range, or pretrained=True.
     """
-    build = lookup("network", NETWORKS, name)
+    lookup("network", NETWORKS, name)
     if pretrained:
         raise ValueError(
             f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "
@@ -78,6 +84,8 @@ def create_model(
     binarization = Binarization(
         estimator=estimator if binary else None,
         estimator_options=estimator_options or {},
+        weight_estimator=weight_estimator,
+        weight_estimator_options=weight_estimator_options or {},
         weight_quantizer=weight_quantizer,
         weight_init=weight_init,
         scale_in_gradient=scale_in_gradient,
@@ -85,4 +93,5 @@ def create_model(
         noise_options=noise_options or {},
         noise_in_forward=noise_in_forward,
     )
-    return build(num_classes, in_channels, binarization).set_train(False)
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, "binarization": binarization}
+    return build("network", NETWORKS, name, options or {}, arguments).set_train(False)

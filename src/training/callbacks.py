@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from src.binary import BinaryConv2d
+from src.binary import BinaryLayer
 from src.errors import UserError
 from src.training.evaluation import evaluate
 from src.training.trainer import Callback, StepResult, Trainer
 
 
 class ProgressBar(Callback):
-    """A bar an epoch with time left, images/s, loss, n and alpha; a line an epoch with its metrics."""
+    """A bar an epoch with time left, images/s, loss and schedules."""
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
         config = trainer.experiment.config
@@ -39,11 +39,8 @@ class ProgressBar(Callback):
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
         rate = (trainer.progress.step - self.first_step) * self.images_per_step / (time.perf_counter() - self.started)
-        self.bar.set_postfix_str(
-            f"loss {result.loss:.3f}, {rate:.0f} images/s, n {trainer.schedule('n'):.0f}, "
-            f"alpha {trainer.schedule('alpha'):.4f}",
-            refresh=False,
-        )
+        scheduled = "".join(f", {name} {trainer.schedule(name):.4g}" for name in trainer.experiment.tables)
+        self.bar.set_postfix_str(f"loss {result.loss:.3f}, {rate:.0f} images/s{scheduled}", refresh=False)
         self.bar.update()
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
@@ -88,11 +85,11 @@ class FlipRatio(Callback):
 
 
 def binary_signs(trainer: Trainer) -> np.ndarray:
-    """Whether each latent weight of the binary layers is positive, uint8, all layers in a row."""
+    """Whether each weight of the binary layers is positive, uint8, all layers in a row."""
     weights = [
-        cell.weight.asnumpy().ravel()
+        cell.weight_quantizer.standardize(cell.weight).asnumpy().ravel()
         for _, cell in trainer.experiment.network.cells_and_names()
-        if isinstance(cell, BinaryConv2d) and cell.weight_quantizer is not None
+        if isinstance(cell, BinaryLayer) and cell.weight_quantizer is not None
     ]
     return (np.concatenate(weights) > 0).astype(np.uint8) if weights else np.zeros(0, np.uint8)
 
@@ -152,7 +149,7 @@ class WriteMetrics(Callback):
         writer.writeheader()
         writer.writerows(history)
         write_text(self.folder / "metrics.csv", text.getvalue())
-        plot_curves(history, self.folder / "curves.png")
+        plot_curves(history, list(trainer.experiment.tables), self.folder / "curves.png")
 
 
 class StopOnSignal(Callback):
@@ -180,23 +177,29 @@ def write_text(path: Path, text: str) -> None:
     _write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Loss, test accuracy, flip ratio and n against the epoch, as a PNG. UserError if it cannot be written."""
+def plot_curves(history: list[dict[str, Any]], scheduled: list[str], path: Path) -> None:
+    """Loss, test accuracy, flip ratio and the columns `scheduled` against the epoch, as a PNG.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in history]
+    largest = {name: max(row[name] for row in history) for name in scheduled}
+    shares = [{name: row[name] / (largest[name] or 1) for name in scheduled} for row in history]
     panels = {
-        "Loss": {"train_loss": "training", "test_loss": "test"},
-        "Test accuracy": {"test_top1": "top-1", "test_top5": "top-5"},
-        "Flip ratio of binary weights": {"flip_ratio": "signs that changed in the epoch"},
-        "Cosines of the gradient, less one": {"n": "n"},
+        "Loss": (history, {"train_loss": "training", "test_loss": "test"}),
+        "Test accuracy": (history, {"test_top1": "top-1", "test_top5": "top-5"}),
+        "Flip ratio of binary weights": (history, {"flip_ratio": "signs that changed in the epoch"}),
+        "Schedules at the end of each epoch": (shares, {name: f"{name} / {largest[name]:.3g}" for name in scheduled}),
     }
-    for axes, (title, curves) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+    for axes, (title, (rows, curves)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         for key, label in curves.items():
-            axes.plot(epochs, [row[key] for row in history], marker="." if len(epochs) < 50 else "", label=label)
+            axes.plot(epochs, [row[key] for row in rows], marker="." if len(epochs) < 50 else "", label=label)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.legend()

@@ -93,7 +93,7 @@ class Trainer:
         )
 
     def schedule(self, name: str) -> float:
-        """n, alpha or lr at the step that comes next."""
+        """One of the experiment's tables, "lr" or "n", at the step that comes next."""
         step = self.progress.epoch * self.experiment.steps_per_epoch + self.progress.step
         table = self.experiment.tables[name]
         return float(table[min(step, len(table) - 1)])
@@ -193,10 +193,10 @@ class Trainer:
             progress.norm_sum += result.gradient_norm
 
     def _row(self) -> dict[str, Any]:
-        """The epoch's own metrics; n, alpha and lr are those of its last step."""
+        """The epoch's own metrics; learning rate and schedules are those of its last step."""
         progress = self.progress
         progress.step -= 1
-        scheduled = {name: self.schedule(name) for name in ("lr", "n", "alpha")}
+        scheduled = {name: self.schedule(name) for name in self.experiment.tables}
         progress.step += 1
         applied = progress.step - progress.skipped
         return {

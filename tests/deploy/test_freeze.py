@@ -4,8 +4,8 @@ import mindspore as ms
 import numpy as np
 from networks import lively_network
 
-from src.binary import BinaryConv2d
-from src.deploy.freeze import FrozenConv2d, freeze
+from src.binary import BinaryLayer
+from src.deploy.freeze import FrozenLayer, freeze
 from src.models import create_model
 
 
@@ -19,9 +19,9 @@ def test_frozen_logits_are_the_networks_own():
 def test_binary_weights_are_exactly_plus_and_minus_the_scale():
     network = create_model("resnet20")
     frozen = freeze(network)
-    latent = {name: cell.weight.asnumpy() for name, cell in network.cells_and_names() if isinstance(cell, BinaryConv2d)}
+    latent = {name: cell.weight.asnumpy() for name, cell in network.cells_and_names() if isinstance(cell, BinaryLayer)}
     constants = {
-        name: cell.weight.asnumpy() for name, cell in frozen.cells_and_names() if isinstance(cell, FrozenConv2d)
+        name: cell.weight.asnumpy() for name, cell in frozen.cells_and_names() if isinstance(cell, FrozenLayer)
     }
     assert latent.keys() == constants.keys() and len(latent) == 18
     for name, weight in constants.items():
@@ -39,7 +39,7 @@ def test_nothing_of_the_training_is_left_and_the_original_is_untouched():
         name for name in names if ".noise." not in name
     ]
     assert not frozen.trainable_params()
-    assert not any(isinstance(cell, BinaryConv2d) for _, cell in frozen.cells_and_names())
+    assert not any(isinstance(cell, BinaryLayer) for _, cell in frozen.cells_and_names())
     assert [parameter.name for parameter in network.get_parameters()] == names
     assert len(network.trainable_params()) == trainable > 100
 
