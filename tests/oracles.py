@@ -17,6 +17,53 @@ def fourier(t: np.ndarray, n: int, omega: float = 0.1) -> np.ndarray:
     return 4 * omega / np.pi * total
 
 
+def fda(t: np.ndarray, state: float) -> np.ndarray:
+    """Eq. 10 with the default omega; the state is n."""
+    return fourier(t, int(state))
+
+
+def approx_sign(t: np.ndarray, state: float = 0) -> np.ndarray:
+    """Bi-Real Net: the slope of 2t + t^2 and 2t - t^2, the two parabolas between -1 and 1."""
+    t = np.asarray(t, np.float64)
+    return np.where(np.abs(t) <= 1, np.where(t < 0, 2 + 2 * t, 2 - 2 * t), 0.0)
+
+
+def swish_sign(t: np.ndarray, state: float = 0, beta: float = 5.0) -> np.ndarray:
+    """BNN+: the derivative of 2 s(bt) (1 + bt (1 - s(bt))) - 1, s the logistic function."""
+    u = beta * np.clip(np.asarray(t, np.float64), -100, 100)
+    s = 1 / (1 + np.exp(-u))
+    return 2 * beta * s * (1 - s) * (2 + u * (1 - 2 * s))
+
+
+def dsq(t: np.ndarray, state: float = 0, alpha: float = 0.2) -> np.ndarray:
+    """DSQ on [-1, 1]: tanh(k t) / tanh(k), stretched so that tanh(k) = 1 - alpha."""
+    k = np.arctanh(1 - alpha)
+    t = np.asarray(t, np.float64)
+    inside = np.abs(t) <= 1
+    return np.where(inside, k / np.cosh(k * np.where(inside, t, 0)) ** 2 / np.tanh(k), 0.0)
+
+
+def ede(t: np.ndarray, state: float) -> np.ndarray:
+    """IR-Net: the derivative of k tanh(T t), k = max(1/T, 1)."""
+    u = np.clip(state * np.asarray(t, np.float64), -300, 300)
+    return max(1 / state, 1) * state / np.cosh(u) ** 2
+
+
+def rbnn(t: np.ndarray, state: float) -> np.ndarray:
+    """RBNN: the derivative of k (-sign(t) T^2 t^2 / 2 + sqrt2 T t) as far as it rises."""
+    slope = -np.sign(t) * state**2 * np.asarray(t, np.float64) + np.sqrt(2) * state
+    slope = np.where(np.asarray(t) < 0, np.sqrt(2) * state + state**2 * np.asarray(t, np.float64), slope)
+    return max(1 / state, 1) * np.maximum(slope, 0)
+
+
+def reste(t: np.ndarray, state: float) -> np.ndarray:
+    """ReSTE: the derivative of |t|^(1/o), near 0 its secant; float32 bounds, as the code has them."""
+    distance = np.abs(np.asarray(t, np.float64))
+    near = distance <= np.float32(0.1)
+    power = np.where(near, 0.1 ** (1 / state) / 0.1, np.maximum(distance, 0.1) ** (1 / state - 1) / state)
+    return np.where(distance <= 1.5, power, 0.0)
+
+
 def peak(n: int, omega: float = 0.1) -> float:
     """The largest value of `fourier`, at t = 0."""
     return 4 * omega * (n + 1) / np.pi

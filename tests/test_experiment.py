@@ -15,7 +15,7 @@ DIGITS = {"data.name": "digits", "data.batch_size": 32, "train.epochs": 2}
     ("overrides", "message"),
     [
         ({"network.name": "resnet2"}, "unknown network 'resnet2'.*did you mean 'resnet20'"),
-        ({"network.estimator": "fad"}, "unknown estimator 'fad'.*did you mean 'fda'.*clipped_ste, fda, ste"),
+        ({"network.estimator": "fad"}, "unknown estimator 'fad'.*did you mean 'fda'.*clipped_ste.*fda.*ste"),
         ({"network.estimator_options.omga": 1.0}, "unknown option 'omga' of estimator 'fda'.*did you mean 'omega'"),
         ({"network.estimator_options.omega": -1.0}, "omega is -1.0.*greater than 0"),
         ({"network.estimator_options.omega": "wide"}, "omega is 'wide'.*greater than 0"),
@@ -25,7 +25,7 @@ DIGITS = {"data.name": "digits", "data.batch_size": 32, "train.epochs": 2}
             {"network.estimator": "ste", "network.estimator_options.clip": 1.0},
             "unknown option 'clip' of estimator 'ste'",
         ),
-        ({"network.weight_quantizer": "xnor"}, "unknown weight quantizer 'xnor'.*dorefa"),
+        ({"network.weight_quantizer": "xnr"}, "unknown weight quantizer 'xnr'.*did you mean 'xnor'.*dorefa"),
         ({"network.weight_init": "normal"}, "unknown weight init 'normal'.*did you mean 'he_normal'"),
         ({"noise.eta": "sin"}, "unknown eta 'sin'.*did you mean 'sine'"),
         ({"data.name": "cifar"}, "unknown data set 'cifar'"),
@@ -44,7 +44,7 @@ def test_no_noise_means_no_noise_modules(overrides):
 
 
 def test_tables_have_a_row_a_step():
-    tables = build_tables(load_config(None, {"train.epochs": 3}), 7)
+    tables = build_tables(load_config(None, {"train.epochs": 3}), 21)
     assert tables["n"].shape == tables["alpha"].shape == (21,)
     assert (tables["n"][0], tables["n"][-1]) == (9, 18)
     assert (tables["alpha"][0], tables["alpha"][-1]) == (np.float32(0.1), 0)

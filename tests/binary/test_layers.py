@@ -9,12 +9,14 @@ from src.binary import (
     ActivationSign,
     Binarization,
     BinaryConv2d,
+    BinaryDense,
     DoReFaWeight,
+    LibraWeight,
     NoiseAdaptation,
     SharedSlopePReLU,
     create_estimator,
 )
-from src.binary.estimators import FourierApproximation
+from src.binary.estimators import ApproxSign, ClippedStraightThrough, FourierApproximation
 from tests import oracles
 
 GEOMETRIES = pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 1, 0)])
@@ -31,9 +33,10 @@ def plain(weight: np.ndarray, stride: int, padding: int) -> nn.Conv2d:
     )
 
 
-def binary(*shape) -> BinaryConv2d:
+def binary(*shape, **options) -> BinaryConv2d:
     return BinaryConv2d(
         *shape,
+        **options,
         activation_quantizer=ActivationSign(create_estimator("fda")),
         weight_quantizer=DoReFaWeight(create_estimator("fda")),
     )
@@ -55,6 +58,80 @@ def test_without_quantizers_it_is_the_plain_conv(mode, kernel_size, stride, padd
     x = Tensor(random((2, 4, 7, 7)))
     expected = plain(layer.weight.asnumpy(), stride, padding)(x).asnumpy()
     np.testing.assert_array_equal(layer(x).asnumpy(), expected)
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["full precision", "binary"])
+def test_groups_are_convolutions_of_their_own(mode, quantized):
+    layer = binary(4, 6, 3, 1, 1, groups=2) if quantized else BinaryConv2d(4, 6, 3, 1, 1, groups=2)
+    assert layer.weight.shape == (6, 2, 3, 3)
+    x, w = random((2, 4, 5, 5)), layer.weight.asnumpy()
+    got = layer(Tensor(x)).asnumpy()
+    if quantized:
+        x, w = oracles.sign(x), oracles.sign(w) * np.abs(w).mean()
+    halves = [oracles.conv2d(x[:, 2 * g : 2 * g + 2], w[3 * g : 3 * g + 3], 1, 1) for g in range(2)]
+    np.testing.assert_allclose(got, np.concatenate(halves, axis=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [0, 3, 4, -1])
+def test_groups_that_do_not_divide_the_channels_are_refused(groups):
+    with pytest.raises(ValueError, match=f"groups is {groups}, but must be a divisor of the channels 4 and 6"):
+        BinaryConv2d(4, 6, 3, groups=groups)
+
+
+def test_a_binary_linear_layer_is_the_product_of_signs(mode):
+    layer = Binarization(noise_adaptation=False).dense(7, 5)
+    assert isinstance(layer, BinaryDense)
+    x, w = random((3, 7)), layer.weight.asnumpy()
+    expected = oracles.sign(x) @ (oracles.sign(w) * np.abs(w).mean()).T
+    np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), expected, rtol=1e-5, atol=1e-6)
+    by_x, (by_w,) = ms.grad(layer, 0, [layer.weight])(Tensor(x))
+    incoming = np.ones((3, 5))
+    scaled = oracles.sign(w) * np.abs(w).mean()
+    np.testing.assert_allclose(by_x.asnumpy(), oracles.fourier(x, 9) * (incoming @ scaled), rtol=1e-4, atol=1e-5)
+    by_quantized = incoming.T @ oracles.sign(x)
+    np.testing.assert_allclose(by_w.asnumpy(), oracles.fourier(w, 9) * by_quantized, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_layer_without_quantizers_is_the_plain_one(mode):
+    layer = Binarization(estimator=None).dense(7, 5)
+    x = random((3, 7))
+    np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), x @ layer.weight.asnumpy().T, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_of_a_linear_layer_acts_on_rows(mode):
+    """d is the length of a row of the input, and of a filter of the weight."""
+    layer = Binarization().dense(128, 5)
+    shapes = [quantizer.noise.adaptation.w1.shape for quantizer in (layer.activation_quantizer, layer.weight_quantizer)]
+    assert shapes == [(128, 2), (128, 2)]
+    x = Tensor(random((3, 128)))
+    assert np.abs(layer.set_train(True)(x).asnumpy() - layer.set_train(False)(x).asnumpy()).max() > 1e-4
+
+
+def test_noise_of_a_grouped_convolution_has_the_groups_filters():
+    layer = Binarization().conv(128, 64, 3, groups=2)
+    noises = [quantizer.noise.adaptation for quantizer in (layer.activation_quantizer, layer.weight_quantizer)]
+    assert [noise.w1.shape[0] for noise in noises] == [128, 64 * 9]
+
+
+def test_weights_may_have_an_estimator_of_their_own():
+    shared = Binarization(estimator="approx_sign").conv(4, 6, 3)
+    assert isinstance(shared.weight_quantizer.estimator.surrogate, ApproxSign)
+    own = Binarization(
+        estimator="approx_sign",
+        weight_estimator="fda",
+        weight_estimator_options={"omega": 0.5},
+        weight_quantizer="libra",
+    ).conv(4, 6, 3)
+    assert isinstance(own.activation_quantizer.estimator.surrogate, ApproxSign)
+    assert isinstance(own.weight_quantizer, LibraWeight)
+    surrogate = own.weight_quantizer.estimator.surrogate
+    assert isinstance(surrogate, FourierApproximation)
+    assert surrogate.constants[-1] == pytest.approx(2 * 0.5 / np.pi)
+
+
+def test_options_of_the_activations_estimator_are_not_the_weights():
+    layer = Binarization(estimator_options={"omega": 0.5}, weight_estimator="clipped_ste").conv(4, 6, 3)
+    assert isinstance(layer.weight_quantizer.estimator.surrogate, ClippedStraightThrough)
 
 
 def test_each_quantizer_alone(mode):

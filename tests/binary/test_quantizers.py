@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.binary import ActivationSign, AnnealedNoise, DoReFaWeight, NoiseAdaptation, create_estimator
+from src.binary import ActivationSign, AnnealedNoise, DoReFaWeight, LibraWeight, NoiseAdaptation, create_estimator
+from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests import oracles
 
 SHAPE = (3, 4, 2, 2)
@@ -33,6 +34,50 @@ def linear_noise(dimension: int, alpha: float) -> AnnealedNoise:
     return noise
 
 
+def standardized(w: np.ndarray) -> np.ndarray:
+    """Each filter less its mean, over its unbiased standard deviation."""
+    filters = w.reshape(len(w), -1).astype(np.float64)
+    return ((filters - filters.mean(1, keepdims=True)) / filters.std(1, ddof=1, keepdims=True)).reshape(w.shape)
+
+
+def per_filter(function, w: np.ndarray) -> np.ndarray:
+    """function of each filter's values, in a shape that multiplies w."""
+    return np.array([function(row) for row in w.astype(np.float64)]).reshape(-1, *[1] * (w.ndim - 1))
+
+
+# What each weight quantizer takes the sign of, its scale, and whether that scale multiplies the gradient.
+DEFINITIONS = {
+    "sign": (np.float64, lambda t: np.ones((1,) * t.ndim), False),
+    "dorefa": (np.float64, lambda t: np.abs(t).mean(), False),
+    "xnor": (np.float64, lambda t: per_filter(lambda row: np.abs(row).mean(), t), True),
+    "libra": (
+        standardized,
+        lambda t: per_filter(lambda row: 2.0 ** np.round(np.log2(np.abs(row).mean())), t),
+        True,
+    ),
+}
+SHAPES = pytest.mark.parametrize("shape", [(3, 4, 2, 2), (5, 7)], ids=["convolution", "linear"])
+every_quantizer = pytest.mark.parametrize("name", sorted(WEIGHT_QUANTIZERS))
+
+
+def quantize(name: str, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a weight quantizer in float64: what it takes the sign of, its scale, and the quantized weight."""
+    standardize, scale, _ = DEFINITIONS[name]
+    t = standardize(w)
+    return t, scale(t), oracles.sign(t) * scale(t)
+
+
+def through_standardization(w: np.ndarray, by_t: np.ndarray) -> np.ndarray:
+    """The gradient of w from that of t = (w - mean) / std, by the Jacobian of each filter."""
+    gradients = []
+    for row, by_row, t in zip(w, by_t, standardized(w), strict=True):
+        n, t = row.size, t.ravel()
+        deviation = row.astype(np.float64).std(ddof=1)
+        jacobian = (np.eye(n) - 1 / n - np.outer(t, t) / (n - 1)) / deviation  # of t_i by w_j
+        gradients.append((by_row.ravel() @ jacobian).reshape(row.shape))
+    return np.array(gradients)
+
+
 def with_zeros(shape) -> np.ndarray:
     values = random(shape)
     values.flat[:3] = [0.0, -0.0, 0.0]
@@ -56,6 +101,52 @@ def test_dorefa_weight_is_sign_times_mean(mode):
     np.testing.assert_array_equal(np.sign(got), oracles.sign(w))
     np.testing.assert_allclose(np.abs(got), np.abs(w.astype(np.float64)).mean(), rtol=1e-6)
     assert np.unique(np.abs(got)).size == 1
+
+
+def test_every_quantizer_has_an_oracle():
+    assert DEFINITIONS.keys() == WEIGHT_QUANTIZERS.keys()
+
+
+@SHAPES
+@every_quantizer
+def test_weights_are_sign_times_scale(mode, name, shape):
+    w = with_zeros(shape)
+    got = WEIGHT_QUANTIZERS[name](create_estimator("fda"))(Tensor(w)).asnumpy()
+    _, scale, expected = quantize(name, w)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert got.dtype == np.float32
+    assert all(np.unique(np.abs(row)).size == 1 for row in got), "two values a filter, to the last bit"
+
+
+@pytest.mark.parametrize("forced", [None, False, True])
+@SHAPES
+@every_quantizer
+def test_gradient_of_the_latent_weight(mode, name, shape, forced):
+    """The estimator's at what the sign was taken of; the scale multiplies it as the source does, unless told."""
+    w, factor = random(shape), random(shape, 3)
+    quantizer = WEIGHT_QUANTIZERS[name](create_estimator("fda"), scale_in_gradient=forced)
+    got = ms.grad(Weighted(quantizer))(Tensor(w), Tensor(factor)).asnumpy()
+    t, scale, _ = quantize(name, w)
+    scaled = DEFINITIONS[name][2] if forced is None else forced
+    by_t = oracles.fourier(t, 9) * factor * (scale if scaled else 1.0)
+    expected = through_standardization(w, by_t) if name == "libra" else by_t
+    np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-5)
+
+
+@every_quantizer
+def test_half_precision_weights_stay_finite(name):
+    for w in (with_zeros(SHAPE), np.full(SHAPE, 65504.0), np.zeros(SHAPE)):
+        quantizer = WEIGHT_QUANTIZERS[name](create_estimator("clipped_ste"))
+        half = Tensor(w.astype(np.float16))
+        value, gradient = ms.value_and_grad(quantizer)(half)
+        assert value.dtype == ms.float16
+        assert np.isfinite(value.asnumpy()).all() and np.isfinite(gradient.asnumpy()).all()
+
+
+def test_libra_of_a_constant_filter_has_finite_gradients(mode):
+    w = np.full(SHAPE, 0.3, np.float32)
+    value, gradient = ms.value_and_grad(LibraWeight(create_estimator("fda")))(Tensor(w))
+    assert np.isfinite(value.asnumpy()).all() and np.isfinite(gradient.asnumpy()).all()
 
 
 @scale_in_gradient_or_not
@@ -90,7 +181,10 @@ def test_dorefa_with_noise(mode, scale_in_gradient):
     np.testing.assert_allclose(by_w2.asnumpy(), alpha * hidden.T @ incoming, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("quantizer", "dimension"), [(ActivationSign, 4), (DoReFaWeight, 16)])
+@pytest.mark.parametrize(
+    ("quantizer", "dimension"),
+    [(ActivationSign, 4), *((WEIGHT_QUANTIZERS[name], 16) for name in sorted(WEIGHT_QUANTIZERS))],
+)
 def test_noise_is_there_in_training_alone(mode, quantizer, dimension):
     x = Tensor(random(SHAPE))
     noisy = quantizer(create_estimator("fda"), linear_noise(dimension, 0.5))

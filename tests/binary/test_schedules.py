@@ -1,5 +1,7 @@
 """Schedules as pure functions, and their tables inside a real training step."""
 
+import gc
+
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -66,6 +68,14 @@ def test_alpha_falls_from_its_start_to_exactly_0(steps):
     assert schedules.cosine(0.1)(0.5) == pytest.approx(0.05)
 
 
+def test_log_spaced_and_accelerate():
+    np.testing.assert_allclose(schedules.tabulate(schedules.log_spaced(0.01, 10), 4), [0.01, 0.1, 1, 10], rtol=1e-6)
+    curve = schedules.tabulate(schedules.accelerate(1, 3), 1001)
+    assert (curve[0], curve[-1]) == (1, 3)
+    assert (np.diff(curve) > 0).all() and (np.diff(curve, 2) > -1e-6).all()
+    assert schedules.accelerate(1, 3)(2 / 3) == pytest.approx(2)
+
+
 def test_a_single_step_is_the_end():
     assert schedules.tabulate(schedules.cosine(0.1), 1) == [0]
     assert schedules.tabulate(schedules.number_of_terms(), 1) == [18]
@@ -96,7 +106,7 @@ def test_a_schedule_without_a_table_is_refused(tables, missing):
 
 def test_layers_without_scheduled_values_need_no_table():
     network = OneProduct(estimator="ste", noise_adaptation=False)
-    schedules.attach(network, {}, nn.Momentum(network.trainable_params(), 0.1, 0.0).global_step)
+    assert schedules.attach(network, {}, nn.Momentum(network.trainable_params(), 0.1, 0.0).global_step) == {}
 
 
 def test_attached_schedules_add_no_parameters():
@@ -130,6 +140,60 @@ def test_the_gradient_of_a_training_step_follows_n(mode):
         np.testing.assert_allclose(network.conv.weight.asnumpy(), weight - 0.05 * applied, atol=1e-5)
     if mode == "graph":
         assert len(step.compile_cache) == 1
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name", "value"),
+    [
+        ("ede", "T", lambda progress: 0.1 * 100**progress),
+        ("rbnn", "T", lambda progress: 0.01 * 1000**progress),
+        ("reste", "o", lambda progress: 3 - 2 * np.cos(np.pi / 2 * progress)),
+    ],
+)
+def test_the_gradient_of_a_training_step_follows_the_estimators_own_schedule(mode, estimator, name, value):
+    gc.collect()  # a network of an earlier test that is collected meanwhile makes MindSpore compile once more
+    network = OneProduct(noise_adaptation=False, estimator=estimator)
+    optimizer = nn.Momentum(network.trainable_params(), 0.05, 0.0)
+    followed = schedules.attach(network, {}, optimizer.global_step, steps=6)
+    assert list(followed) == [name]
+    np.testing.assert_allclose(followed[name], [value(step / 5) for step in range(6)], rtol=1e-6)
+    step = TrainStep(network, Linear(), optimizer).set_train()
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        x = generator.normal(size=(2, 2, 3, 3)).astype(np.float32)
+        weight = network.conv.weight.asnumpy().copy()
+        step(Tensor(x), Tensor(np.zeros(2, np.int32)))
+        incoming = INCOMING[:, None, None, None] * oracles.sign(x).sum(0)
+        expected = getattr(oracles, estimator)(weight, value(min(number, 5) / 5)) * incoming
+        np.testing.assert_allclose(optimizer.moments[0].asnumpy(), expected, rtol=1e-4, atol=1e-4)
+    if mode == "graph":
+        assert len(step.compile_cache) == 1
+
+
+def test_estimators_of_activations_and_weights_follow_schedules_of_their_own():
+    network = OneProduct(noise_adaptation=False, estimator="ede", weight_estimator="rbnn")
+    step = nn.Momentum(network.trainable_params(), 0.05, 0.0).global_step
+    followed = schedules.attach(network, {}, step, steps=3)
+    np.testing.assert_allclose(followed["T"], [0.1, 1, 10], rtol=1e-6)
+    np.testing.assert_allclose(followed["T_2"], [0.01, np.sqrt(0.1), 10], rtol=1e-6)
+    states = [q.estimator.state for q in (network.conv.activation_quantizer, network.conv.weight_quantizer)]
+    np.testing.assert_allclose([state.table.asnumpy()[0] for state in states], [0.1, 0.01], rtol=1e-6)
+
+
+def test_a_table_that_is_given_comes_before_the_estimators_own():
+    network = OneProduct(noise_adaptation=False, estimator="ede")
+    step = nn.Momentum(network.trainable_params(), 0.05, 0.0).global_step
+    followed = schedules.attach(network, {"T": np.array([5, 6], np.float32)}, step, steps=2)
+    np.testing.assert_array_equal(followed["T"], [5, 6])
+
+
+def test_layers_share_one_table():
+    """Tables are constants of the graph: one for each of 36 quantizers would be too many for a long training."""
+    network = nn.CellList([OneProduct(noise_adaptation=False), OneProduct(noise_adaptation=False)])
+    step = nn.Momentum(network.trainable_params(), 0.05, 0.0).global_step
+    schedules.attach(network, {"n": np.array([9, 10], np.float32)}, step)
+    tables = {id(cell.conv.weight_quantizer.estimator.state.table) for cell in network}
+    assert len(tables) == 1
 
 
 def test_the_noise_of_a_training_step_follows_alpha(mode):

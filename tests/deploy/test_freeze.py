@@ -2,9 +2,11 @@
 
 import mindspore as ms
 import numpy as np
+import pytest
+from mindspore import nn
 from networks import lively_network
 
-from src.binary import BinaryLayer
+from src.binary import Binarization, BinaryLayer
 from src.deploy.freeze import FrozenLayer, freeze
 from src.models import create_model
 
@@ -28,6 +30,36 @@ def test_binary_weights_are_exactly_plus_and_minus_the_scale():
         assert len(np.unique(np.abs(weight))) == 1
         np.testing.assert_array_equal(weight > 0, latent[name] > 0)
         np.testing.assert_allclose(np.abs(weight).max(), np.abs(latent[name]).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sign", "xnor", "libra"])
+def test_each_filter_is_exactly_plus_and_minus_its_scale(name):
+    network = lively_network(weight_quantizer=name, noise_adaptation=False)
+    images = ms.Tensor(np.random.default_rng(1).normal(size=(2, 3, 32, 32)).astype(np.float32))
+    frozen = freeze(network)
+    np.testing.assert_array_equal(frozen(images).asnumpy(), network(images).asnumpy())
+    for _, cell in frozen.cells_and_names():
+        if isinstance(cell, FrozenLayer):
+            assert all(len(np.unique(np.abs(row))) == 1 and (row != 0).all() for row in cell.weight.asnumpy())
+
+
+def test_a_linear_layer_and_groups_freeze_too():
+    class Both(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            binarization = Binarization()
+            self.conv = binarization.conv(4, 6, 3, groups=2)
+            self.dense = nn.SequentialCell(nn.Flatten(), binarization.dense(24, 5))
+
+        def construct(self, x):
+            return self.dense(self.conv(x))
+
+    network = Both().set_train(False)
+    images = ms.Tensor(np.random.default_rng(1).normal(size=(2, 4, 4, 4)).astype(np.float32))
+    frozen = freeze(network)
+    np.testing.assert_array_equal(frozen(images).asnumpy(), network(images).asnumpy())
+    kinds = [type(cell) for _, cell in frozen.cells_and_names()]
+    assert kinds.count(FrozenLayer) == 2 and not frozen.trainable_params()
 
 
 def test_nothing_of_the_training_is_left_and_the_original_is_untouched():

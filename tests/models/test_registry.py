@@ -50,8 +50,10 @@ def test_a_new_network_is_in_evaluation_mode():
         ("resnet20", {"in_channels": -3}, "in_channels is -3.*at least 1"),
         ("resnet20", {"estimator": "fad"}, "unknown estimator 'fad'.*did you mean 'fda'"),
         ("resnet20", {"estimator_options": {"omga": 1}}, "unknown option 'omga'.*did you mean 'omega'"),
-        ("resnet20", {"weight_quantizer": "xnor"}, "unknown weight quantizer 'xnor'.*allowed are dorefa"),
+        ("resnet20", {"weight_quantizer": "xnr"}, "unknown weight quantizer 'xnr'.*did you mean 'xnor'.*dorefa, libra"),
         ("resnet20", {"weight_init": "normal"}, "unknown weight init 'normal'.*did you mean 'he_normal'.*uniform"),
+        ("resnet20", {"options": {"prelu": False}}, "unknown option 'prelu' of network 'resnet20'; allowed: none"),
+        ("resnet20", {"weight_estimator": "sted"}, "unknown estimator 'sted'.*did you mean 'ste'"),
         ("resnet20", {"noise_options": {"eta": "sin"}}, "unknown eta 'sin'.*did you mean 'sine'"),
     ],
 )
