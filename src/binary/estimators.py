@@ -119,8 +119,8 @@ class FourierApproximation(Surrogate):
 class ApproxSign(Surrogate):
     """`approx_sign`: 2 - 2|t| where |t| <= 1, else 0.
 
-    The derivative of a sign made of two parabolas. Source: Liu et al., "Bi-Real Net", ECCV 2018, Eq. 7, which uses it
-    for activations alone, with `clipped_ste` for weights (`weight_estimator`).
+    The derivative of a sign made of two parabolas. Source: Liu et al., "Bi-Real Net", ECCV 2018, which uses it for
+    activations alone, with `clipped_ste` for weights (`weight_estimator`), as its public code (PyTorch) does.
     """
 
     def derivative(self, t, state):
@@ -131,8 +131,8 @@ class SwishSign(Surrogate):
     """`swish_sign`: beta (2 - beta t tanh(beta t / 2)) / (1 + cosh(beta t)) for every t.
 
     The derivative of SignSwish: beta at 0, negative from |t| = 2.40 / beta on. Source: Darabi et al., "Regularized
-    Binary Network Training" (BNN+), 2018, Eq. 4 and 5. The estimator alone: BNN+ also has a regularizer that pulls
-    weights to +-1 and trains scales.
+    Binary Network Training" (BNN+), 2018; no code by its authors is public. The estimator alone: BNN+ also has a
+    regularizer that pulls weights to plus or minus a trained scale.
 
     Args:
         beta (float): above 0, inverse units of t; the paper's choice is 5.
@@ -158,11 +158,11 @@ class SoftQuantization(Surrogate):
     """`dsq`: k (1 - tanh^2(k t)) / tanh(k) where |t| <= 1, else 0; k = ln(2/alpha - 1) / 2, hence tanh(k) = 1 - alpha.
 
     The derivative of tanh(k t) / tanh(k), which lies alpha below 1 before it is stretched. Source: Gong et al.,
-    "Differentiable Soft Quantization" (DSQ), ICCV 2019, Eq. 4-8, for one bit on the interval [-1, 1]. The estimator
-    alone: in public code alpha and the interval are learned for each layer.
+    "Differentiable Soft Quantization" (DSQ), ICCV 2019, for one bit on the interval [-1, 1]. The estimator alone: the
+    method also learns alpha and the interval for each layer.
 
     Args:
-        alpha (float): between 0 and 1; 0.2 is where public code starts.
+        alpha (float): between 0 and 1. Public code differs: 0.2 as the start of a learned one, 0.4 fixed.
 
     Raises:
         ValueError: another alpha.
@@ -180,8 +180,11 @@ class SoftQuantization(Surrogate):
 
 
 class _TemperatureSurrogate(Surrogate):
-    """An estimator that sharpens with T, log-spaced over training from t_min to t_max; its height is k = max(1/T,
-    1)."""
+    """An estimator that sharpens with T, log-spaced over training from t_min to exactly t_max; k T is its height.
+
+    k = max(1/T, 1) keeps the height from falling below that of T = 1. Public code sets T once an epoch, from the epochs
+    that are over, and so ends one epoch short of t_max.
+    """
 
     scheduled = "T"
 
@@ -198,8 +201,8 @@ class ErrorDecay(_TemperatureSurrogate):
 
     The derivative of k tanh(T t), the error decay estimator: nearly 1 everywhere at first, nearly sign's at the end.
     Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
-    2020, Eq. 9-11. The paper has T from 0.1 to 10, as its public code has for VGG-Small; for ResNet-20 that has 0.001.
-    The estimator alone: IR-Net's weights are the quantizer `libra`.
+    2020. Its public code has T from 0.1 to 10 for VGG-Small, and from 0.001 for ResNet-20 with binary activations; none
+    is published for ImageNet. The estimator alone: IR-Net's weights are the quantizer `libra`.
 
     Args:
         t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
@@ -220,7 +223,8 @@ class RotatedApproximation(_TemperatureSurrogate):
     """`rbnn`: k max(sqrt2 T - T^2 |t|, 0); T grows from t_min to t_max, k = max(1/T, 1).
 
     A triangle of height k sqrt2 T that ends at |t| = sqrt2 / T. Source: Lin et al., "Rotated Binary Neural Network",
-    NeurIPS 2020, Eq. 15-18. The estimator alone: RBNN also rotates and standardizes weights.
+    NeurIPS 2020. In its public code this is the rule for weights; activations have k = 1 and max(T, 1) for T. The
+    estimator alone: RBNN also rotates and standardizes weights, standardizes activations, and learns the scales.
 
     Args:
         t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
@@ -242,8 +246,9 @@ class RectifiedStraightThrough(Surrogate):
 
     The derivative of sign(t) |t|^(1/o), and near 0, where that has a pole, the secant's slope. o follows
     1 + (o_end - 1) (1 - cos(pi p / 2)) over training. Source: Wu et al., "Estimator Meets Equilibrium Perspective: A
-    Rectified Straight Through Estimator for Binary Neural Networks Training" (ReSTE), ICCV 2023, Eq. 7 and 8, with the
-    bounds of its public code. There the scale of the weights multiplies the gradient (`scale_in_gradient`).
+    Rectified Straight Through Estimator for Binary Neural Networks Training" (ReSTE), ICCV 2023, with the bounds of its
+    public code, at which it jumps. There the weights' scale, mean|w| of the layer, multiplies the gradient
+    (`scale_in_gradient`) and has one of its own, which is left out here.
 
     Args:
         o_end (float): o at the end of training, at least 1.

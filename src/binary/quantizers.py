@@ -96,7 +96,7 @@ class SignWeight(WeightQuantizer):
 class DoReFaWeight(WeightQuantizer):
     """`dorefa`: w_q = sign(w) * mean|w|, one scale a layer, which does not multiply the gradient.
 
-    Source: Zhou et al., "DoReFa-Net", 2016, Eq. 8, and the released FDA-BNN code.
+    Source: Zhou et al., "DoReFa-Net", 2016, and the released FDA-BNN code.
     """
 
     def scale(self, t):
@@ -106,9 +106,10 @@ class DoReFaWeight(WeightQuantizer):
 class XnorWeight(WeightQuantizer):
     """`xnor`: w_q = sign(w) * mean|w|, one scale an output channel, which multiplies the gradient.
 
-    Source: Rastegari et al., "XNOR-Net", ECCV 2016, Eq. 6; its gradient is (1/m + s 1{|w| < 1}) of the incoming one, m
-    being the weights of a filter. This is the second term, its indicator being the estimator's part (`clipped_ste`).
-    Not here, but in its public code: centring weights over the input channels and clamping them to [-1, 1].
+    Source: Rastegari et al., "XNOR-Net", ECCV 2016; its gradient is (1/m + s 1{|w| < 1}) times the incoming one, m
+    being the number of weights of a filter. This is the second term, its indicator being the estimator's part
+    (`clipped_ste`). Not here, but in its public code: centring weights over the input channels and clamping them to
+    [-1, 1] at every step, and further factors of the gradient, (1 - 1/C_in) and one that makes up for the optimizer.
     """
 
     scales_gradient = True
@@ -125,7 +126,7 @@ class LibraWeight(WeightQuantizer):
     output channel, is constant and multiplies the gradient. A filter of equal weights has t = 0, and sign -1.
 
     Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
-    2020, Eq. 6-8.
+    2020, and its public code, in which nothing guards the division.
     """
 
     scales_gradient = True

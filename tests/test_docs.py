@@ -1,0 +1,70 @@
+"""The pages under docs/: their code runs as it stands, and does what the page says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+import doors as processes
+from src.binary import create_estimator, schedules
+from src.binary.estimators import ESTIMATORS
+from src.models import create_model
+
+DOCS = processes.ROOT / "docs"
+
+
+def code(page: str) -> list[str]:
+    """The page's blocks of Python."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def gaussian(tmp_path, monkeypatch):
+    """The page's class and its line, as if they stood at the end of estimators.py; the name that they register."""
+    source = (processes.ROOT / "src/binary/estimators.py").read_text(encoding="utf-8")
+    imports = "\n".join(line for line in source.splitlines() if re.match(r"(from|import) ", line))
+    names = "from src.binary.estimators import ESTIMATORS, Surrogate, _positive\n"
+    (tmp_path / "page.py").write_text("\n\n".join([imports, names, *code("adding_an_estimator.md")]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(ESTIMATORS)
+    __import__("page")
+    yield "gaussian"
+    ESTIMATORS.clear()
+    ESTIMATORS.update(before)
+    sys.modules.pop("page")
+
+
+def test_an_estimator_is_one_class_and_one_line(gaussian, mode):
+    t = np.array([-65504, -2, -0.1, 0, 0.3, 1, 65504], np.float32)
+    got = ms.grad(create_estimator(gaussian))(Tensor(t)).asnumpy()
+    np.testing.assert_allclose(got, np.sqrt(2 / np.pi) * np.exp(-0.5 * t.astype(np.float64) ** 2), atol=1e-6)
+    with pytest.raises(ValueError, match="unknown option 'smax'.*did you mean 's_max'"):
+        create_estimator(gaussian, smax=2)
+    network = create_model("resnet20", estimator=gaussian, noise_adaptation=False)
+    step = ms.Parameter(Tensor([0], ms.int32))
+    followed = schedules.attach(network, {}, step, steps=3)
+    np.testing.assert_allclose(followed["s"], [1, np.sqrt(0.2), 0.2], rtol=1e-6)
+
+
+def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
+    program = tmp_path / "page.py"
+    program.write_text("\n".join(code("binarizing_a_network.md")), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    accuracy = float(re.search(r"test accuracy ([\d.]+)%", done.stdout).group(1))
+    assert accuracy > 70, done.stdout
+    assert re.search(r"\d+ images compared, 0 ", done.stdout)
+    assert Path(tmp_path / "small_net.mindir").stat().st_size > 1000
