@@ -92,9 +92,9 @@ class Trainer:
             experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
         )
 
-    def schedule(self, name: str) -> float:
-        """One of the experiment's tables, "lr" or "n", at the step that comes next."""
-        step = self.progress.epoch * self.experiment.steps_per_epoch + self.progress.step
+    def schedule(self, name: str, last: bool = False) -> float:
+        """One of the experiment's tables, "lr" or "n", at the step that comes next, or at the `last` one taken."""
+        step = self.progress.epoch * self.experiment.steps_per_epoch + self.progress.step - last
         table = self.experiment.tables[name]
         return float(table[min(step, len(table) - 1)])
 
@@ -195,9 +195,7 @@ class Trainer:
     def _row(self) -> dict[str, Any]:
         """The epoch's own metrics; learning rate and schedules are those of its last step."""
         progress = self.progress
-        progress.step -= 1
-        scheduled = {name: self.schedule(name) for name in self.experiment.tables}
-        progress.step += 1
+        scheduled = {name: self.schedule(name, last=True) for name in self.experiment.tables}
         applied = progress.step - progress.skipped
         return {
             "epoch": progress.epoch + 1,
