@@ -95,3 +95,10 @@ def create_model(
     )
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "binarization": binarization}
     return build("network", NETWORKS, name, options or {}, arguments).set_train(False)
+
+
+def require_size(images, size: int) -> None:
+    """ValueError unless images (N, C, H, W) are size x size; for networks whose linear layer sees every position."""
+    height, width = images.shape[2:]
+    if height != size or width != size:
+        raise ValueError(f"the images are {height}x{width}, but this network takes {size}x{size} alone")
