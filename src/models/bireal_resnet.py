@@ -1,8 +1,8 @@
 """ResNet-18 and ResNet-34 as Bi-Real Net builds them, a shortcut around every binary convolution, with PReLU.
 
-`resnet18` and `resnet34` are for ImageNet; `resnet18_cifar` differs in its stem alone. Full precision: the stem, the 1x1
-convolutions of the down-sampling shortcuts, the linear layer. Initialisation: all convolutions as `weight_init` says;
-the linear layer MindSpore's own; slopes 0.25; batch norm gamma 1, beta 0.
+`resnet18` and `resnet34` are for ImageNet; `resnet18_cifar` differs in its stem alone. Full precision: the stem, the
+1x1 convolutions of the down-sampling shortcuts, the linear layer. Initialisation: all convolutions as `weight_init`
+says; the linear layer MindSpore's own; slopes 0.25; batch norm gamma 1, beta 0.
 
 Source: Liu et al., "Bi-Real Net", ECCV 2018, and its public code. The FDA-BNN paper says Bi-Real shortcuts and PReLU;
 what it leaves open is decided where it stands.
@@ -39,7 +39,7 @@ class Block(nn.Cell):
         super().__init__()
         self.conv = binarization.conv(in_channels, out_channels, 3, stride, padding=1)
         # The paper says neither where PReLU stands nor what shares a slope. As in the released ResNet-20: after the
-        # convolution, one slope. Bi-Real Net has no activation but the sign; its fp32 twin needs one, else it is linear.
+        # convolution, one slope. Bi-Real Net has no activation but the sign; its twin gets ReLU, else it were linear.
         self.activation = SharedSlopePReLU() if prelu else nn.Identity() if binarization.binary else nn.ReLU()
         self.bn = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.SequentialCell()
@@ -67,6 +67,8 @@ class BiRealResNet(nn.Cell):
         ValueError: prelu is no bool.
     """
 
+    fixed_size = False
+
     def __init__(
         self,
         num_classes: int,
@@ -83,8 +85,8 @@ class BiRealResNet(nn.Cell):
         kernel_size, stride = (3, 1) if small_images else (7, 2)
         self.conv1 = full_precision_conv(in_channels, channels, kernel_size, stride, binarization.weight_init)
         self.bn1 = nn.BatchNorm2d(channels)
-        # No activation in the stem, as Bi-Real's public code has it. Its pool pads a row on each side; "same" pads below
-        # and to the right alone. MindSpore's own padded pool does not export to ONNX.
+        # No activation in the stem, as in Bi-Real's public code. Its pool pads on each side, "same" below and on the
+        # right alone: MindSpore's pool with a padding of one's own does not export to ONNX.
         self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, pad_mode="same")
         for number, ((out_channels, stride), depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
             blocks = []

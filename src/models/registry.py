@@ -14,7 +14,11 @@ NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
 
 def register(make: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
     """Decorates `make(num_classes, in_channels, binarization, **options) -> Cell`: registers it by its name for
-    `create_model`, and as `fda_<name>` for `mindcv.create_model`."""
+    `create_model`, and as `fda_<name>` for `mindcv.create_model`.
+
+    The Cell says `image_size`, height and width of the images that it is made for, and `fixed_size`, whether it takes
+    no other.
+    """
     name = make.__name__
     NETWORKS[name] = make
 

@@ -27,8 +27,8 @@ class Layer(nn.Cell):
         # Before the batch norm, hence before the sign: the maximum of signs would be +1 nearly everywhere.
         self.pool = nn.MaxPool2d(2, 2) if pool else nn.Identity()
         self.bn = nn.BatchNorm2d(channels)
-        # Changes no sign, but stops the gradient where |t| > 1, whatever the estimator does there: the side lobes of the
-        # Fourier gradient never reach activations. In the fp32 twin it is the activation, as in IR-Net's code.
+        # Changes no sign, but stops the gradient where |t| > 1, whatever the estimator does there: activations never
+        # meet the side lobes of the Fourier gradient. In the fp32 twin it is the activation, as in IR-Net's code.
         self.activation = nn.Hardtanh()
 
     def construct(self, x):
