@@ -33,9 +33,13 @@ class Experiment:
 
 
 def build_network(config: Config, num_classes: int) -> nn.Cell:
-    """The network that the config names; UserError for names or options that the registries refuse."""
+    """The network that the config names.
+
+    Raises:
+        UserError: a name or option that the registries refuse; a network that does not take the data set's images.
+    """
     try:
-        return create_model(
+        network = create_model(
             config.network.name,
             num_classes=num_classes,
             options=config.network.options,
@@ -57,6 +61,13 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
         )
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
+    size, taken = find_preprocessing(config.data.name).size, network.image_size
+    if network.fixed_size and size != taken:
+        raise UserError(
+            f"{config.network.name} takes images of {taken}x{taken} alone, but those of {config.data.name} are "
+            f"{size}x{size}: choose another network.name or data.name"
+        )
+    return network
 
 
 def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | None = None) -> nn.Cell:

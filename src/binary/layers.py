@@ -165,6 +165,11 @@ class Binarization:
     noise_options: Mapping[str, Any] = field(default_factory=dict)
     noise_in_forward: bool = True
 
+    @property
+    def binary(self) -> bool:
+        """Whether the layers are binary; False: those of a full-precision twin."""
+        return self.estimator is not None
+
     def conv(
         self,
         in_channels: int,
@@ -185,7 +190,7 @@ class Binarization:
     def _quantizers(self, positions: int, filters: int) -> tuple[nn.Cell | None, nn.Cell | None, str]:
         """Activation quantizer, weight quantizer and weight init of a layer; `positions` and `filters` are the lengths
         of the vectors that the noise modules act on."""
-        if self.estimator is None:
+        if not self.binary:
             return None, None, self.weight_init
         own = self.weight_estimator is not None
         weight = build(

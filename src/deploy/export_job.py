@@ -24,7 +24,7 @@ from src.deploy.verification import LOADERS, compare
 from src.errors import UserError
 
 VERIFIED_IMAGES = 500
-VERIFICATION_BATCH = 100  # where the file takes any
+VERIFICATION_BATCH = 20  # where the file takes any; at 224x224, all values before signs of a batch are 0.3 GB
 
 
 def run(

@@ -36,6 +36,7 @@ def export_onnx(network: nn.Cell, input_shape: tuple[int, int, int], batch_size:
     if batch_size is DYNAMIC:
         for value in (model.graph.input[0], model.graph.output[0]):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        _free_batch(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
@@ -63,6 +64,18 @@ EXPORTERS = {"MINDIR": export_mindir, "ONNX": export_onnx, "AIR": export_air}
 def on_ascend() -> bool:
     """Whether this process runs on an Ascend device."""
     return ms.get_context("device_target") == "Ascend"
+
+
+def _free_batch(model) -> None:
+    """Lets the Reshape nodes that surround a BatchNorm1d keep any batch; the exporter wrote the example's."""
+    from onnx import numpy_helper
+
+    constants = {node.output[0]: node.attribute[0] for node in model.graph.node if node.op_type == "Constant"}
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            shape = numpy_helper.to_array(constants[node.input[1]].t).copy()
+            shape[0] = 0  # as the input has it
+            constants[node.input[1]].t.CopyFrom(numpy_helper.from_array(shape))
 
 
 def _rename(model, value, name: str) -> None:

@@ -14,7 +14,11 @@ NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
 
 def register(make: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
     """Decorates `make(num_classes, in_channels, binarization, **options) -> Cell`: registers it by its name for
-    `create_model`, and as `fda_<name>` for `mindcv.create_model`."""
+    `create_model`, and as `fda_<name>` for `mindcv.create_model`.
+
+    The Cell says `image_size`, height and width of the images that it is made for, and `fixed_size`, whether it takes
+    no other.
+    """
     name = make.__name__
     NETWORKS[name] = make
 
@@ -95,3 +99,10 @@ def create_model(
     )
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "binarization": binarization}
     return build("network", NETWORKS, name, options or {}, arguments).set_train(False)
+
+
+def require_size(images, size: int) -> None:
+    """ValueError unless images (N, C, H, W) are size x size; for networks whose linear layer sees every position."""
+    height, width = images.shape[2:]
+    if height != size or width != size:
+        raise ValueError(f"the images are {height}x{width}, but this network takes {size}x{size} alone")

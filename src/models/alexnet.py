@@ -1,0 +1,84 @@
+"""AlexNet for 224x224 images in DoReFa-Net's public layout: all but the first convolution and the last linear layer
+are binary, two linear layers of 4096 among them.
+
+Initialisation: convolutions and the binary linear layers as `weight_init` says; the last linear layer MindSpore's own;
+batch norm gamma 1, beta 0.
+
+Source: Zhou et al., "DoReFa-Net", 2016, and its public code. The FDA-BNN paper names the network alone.
+"""
+
+from mindspore import nn
+
+from src.binary import Binarization
+from src.binary.layers import create_weight_init
+from src.models.registry import register, require_size
+
+FIRST = 96  # channels of the full-precision convolution
+CONVOLUTIONS = (  # channels, kernel, groups, and how a 3x3 max-pool of stride 2 pads, if one follows
+    (256, 5, 2, "same"),
+    (384, 3, 1, "same"),
+    (384, 3, 2, None),
+    (256, 3, 2, "valid"),
+)
+POSITIONS = 6 * 6  # that the convolutions leave of 224x224
+LINEAR = (4096, 4096)
+EPSILON = 1e-4  # of batch norm, DoReFa's
+
+
+class Layer(nn.Cell):
+    """Binary convolution or linear layer, batch norm, max-pool if any, activation."""
+
+    def __init__(self, operation: nn.Cell, bn: nn.Cell, pool: nn.Cell, activation: nn.Cell):
+        super().__init__()
+        self.operation = operation
+        self.bn = bn
+        self.pool = pool
+        self.activation = activation
+
+    def construct(self, x):
+        return self.activation(self.pool(self.bn(self.operation(x))))
+
+
+class AlexNet(nn.Cell):
+    """(N, in_channels, 224, 224) to (N, num_classes)."""
+
+    image_size = 224
+    fixed_size = True  # the linear layers see every position
+
+    def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
+        super().__init__()
+        # DoReFa clips to [0, 1] before it quantizes to k bits, and has ReLU at 32 bits. A sign after either of them
+        # would be the same, with the gradient of all negative values gone: here the sign stands alone, and ReLU is the
+        # twin's.
+        activation = nn.Identity if binarization.binary else nn.ReLU
+        self.conv1 = nn.Conv2d(
+            in_channels, FIRST, 12, 4, pad_mode="valid", weight_init=create_weight_init(binarization.weight_init)
+        )
+        self.activation1 = activation()  # and no batch norm before it
+        layers, channels = [], FIRST
+        for out_channels, kernel_size, groups, pool in CONVOLUTIONS:
+            conv = binarization.conv(channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+            pool = nn.MaxPool2d(3, 2, pad_mode=pool) if pool else nn.Identity()
+            layers.append(Layer(conv, nn.BatchNorm2d(out_channels, eps=EPSILON), pool, activation()))
+            channels = out_channels
+        self.convolutions = nn.SequentialCell(*layers)
+        self.flatten = nn.Flatten()
+        layers, width = [], channels * POSITIONS
+        for number, out_width in enumerate(LINEAR, start=1):
+            # Nothing quantizes what the last linear layer reads, so DoReFa's clip has no work there: ReLU in both.
+            last = nn.ReLU() if number == len(LINEAR) else activation()
+            bn = nn.BatchNorm1d(out_width, eps=EPSILON)
+            layers.append(Layer(binarization.dense(width, out_width), bn, nn.Identity(), last))
+            width = out_width
+        self.linears = nn.SequentialCell(*layers)
+        self.linear = nn.Dense(width, num_classes)
+
+    def construct(self, x):
+        require_size(x, self.image_size)
+        x = self.convolutions(self.activation1(self.conv1(x)))
+        return self.linear(self.linears(self.flatten(x)))
+
+
+@register
+def alexnet(num_classes: int, in_channels: int, binarization: Binarization) -> AlexNet:
+    return AlexNet(num_classes, in_channels, binarization)

@@ -1,0 +1,118 @@
+"""ResNet-18 and ResNet-34 as Bi-Real Net builds them, a shortcut around every binary convolution, with PReLU.
+
+`resnet18` and `resnet34` are for ImageNet; `resnet18_cifar` differs in its stem alone. Full precision: the stem, the
+1x1 convolutions of the down-sampling shortcuts, the linear layer. Initialisation: all convolutions as `weight_init`
+says; the linear layer MindSpore's own; slopes 0.25; batch norm gamma 1, beta 0.
+
+Source: Liu et al., "Bi-Real Net", ECCV 2018, and its public code. The FDA-BNN paper says Bi-Real shortcuts and PReLU;
+what it leaves open is decided where it stands.
+"""
+
+from mindspore import nn, ops
+
+from src.binary import Binarization, SharedSlopePReLU
+from src.binary.layers import create_weight_init
+from src.binary.registry import require
+from src.models.registry import register
+
+STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of the first block
+DEPTHS = {18: (4, 4, 4, 4), 34: (6, 8, 12, 6)}  # binary convolutions of each stage
+
+
+def full_precision_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, init: str) -> nn.Conv2d:
+    """k x k convolution without bias, padded with k // 2 zeros."""
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        pad_mode="pad",
+        padding=kernel_size // 2,
+        weight_init=create_weight_init(init),
+    )
+
+
+class Block(nn.Cell):
+    """One binary convolution, activation, batch norm; then the shortcut is added."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, binarization: Binarization, prelu: bool):
+        super().__init__()
+        self.conv = binarization.conv(in_channels, out_channels, 3, stride, padding=1)
+        # The paper says neither where PReLU stands nor what shares a slope. As in the released ResNet-20: after the
+        # convolution, one slope. Bi-Real Net has no activation but the sign; its twin gets ReLU, else it were linear.
+        self.activation = SharedSlopePReLU() if prelu else nn.Identity() if binarization.binary else nn.ReLU()
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.SequentialCell()
+        if stride != 1:
+            self.shortcut = nn.SequentialCell(
+                nn.AvgPool2d(stride, stride),
+                full_precision_conv(in_channels, out_channels, 1, 1, binarization.weight_init),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def construct(self, x):
+        return self.bn(self.activation(self.conv(x))) + self.shortcut(x)
+
+
+class BiRealResNet(nn.Cell):
+    """(N, in_channels, H, W) to (N, num_classes).
+
+    Args:
+        depths: binary convolutions of each stage.
+        small_images (bool): a 3x3 stem of stride 1 without pool, for 32x32; else 7x7 of stride 2 and a max-pool, for
+            224x224. H and W are multiples of 8, or of 32 with the pool.
+        prelu (bool): False: no activation but the sign, as Bi-Real Net has it.
+
+    Raises:
+        ValueError: prelu is no bool.
+    """
+
+    fixed_size = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        binarization: Binarization,
+        depths: tuple[int, ...],
+        small_images: bool,
+        prelu: bool,
+    ):
+        require(isinstance(prelu, bool), "prelu", prelu, "true or false")
+        super().__init__()
+        self.image_size = 32 if small_images else 224
+        channels = STAGES[0][0]
+        kernel_size, stride = (3, 1) if small_images else (7, 2)
+        self.conv1 = full_precision_conv(in_channels, channels, kernel_size, stride, binarization.weight_init)
+        self.bn1 = nn.BatchNorm2d(channels)
+        # No activation in the stem, as in Bi-Real's public code. Its pool pads on each side, "same" below and on the
+        # right alone: MindSpore's pool with a padding of one's own does not export to ONNX.
+        self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, pad_mode="same")
+        for number, ((out_channels, stride), depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
+            blocks = []
+            for block_stride in (stride, *(depth - 1) * (1,)):
+                blocks.append(Block(channels, out_channels, block_stride, binarization, prelu))
+                channels = out_channels
+            setattr(self, f"layer{number}", nn.SequentialCell(*blocks))
+        self.linear = nn.Dense(channels, num_classes)
+
+    def construct(self, x):
+        x = self.pool(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = ops.ReduceMean()(x, (2, 3))  # without a ReLU before it, as in Bi-Real's public code
+        return self.linear(x)
+
+
+@register
+def resnet18(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
+    return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[18], False, prelu)
+
+
+@register
+def resnet34(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
+    return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[34], False, prelu)
+
+
+@register
+def resnet18_cifar(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
+    return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[18], True, prelu)

@@ -1,0 +1,64 @@
+"""VGG-Small for 32x32 images, as IR-Net publishes it: every convolution but the first is binary.
+
+128-128-P-256-256-P-512-512-P, then one linear layer; a layer is convolution, (pool), batch norm, Hardtanh.
+Initialisation: convolutions, binary ones included, as `weight_init` says; the linear layer MindSpore's own; batch norm
+gamma 1, beta 0.
+
+Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
+2020, and its public code. The FDA-BNN paper names the network alone.
+"""
+
+from mindspore import nn
+
+from src.binary import Binarization
+from src.binary.layers import create_weight_init
+from src.models.registry import register, require_size
+
+FIRST = 128  # channels of the full-precision convolution
+LAYERS = ((128, True), (256, False), (256, True), (512, False), (512, True))  # channels, and whether a pool follows
+
+
+class Layer(nn.Cell):
+    """3x3 convolution, 2x2 max-pool if `pool`, batch norm, Hardtanh."""
+
+    def __init__(self, conv: nn.Cell, channels: int, pool: bool):
+        super().__init__()
+        self.conv = conv
+        # Before the batch norm, hence before the sign: the maximum of signs would be +1 nearly everywhere.
+        self.pool = nn.MaxPool2d(2, 2) if pool else nn.Identity()
+        self.bn = nn.BatchNorm2d(channels)
+        # Changes no sign, but stops the gradient where |t| > 1, whatever the estimator does there: activations never
+        # meet the side lobes of the Fourier gradient. In the fp32 twin it is the activation, as in IR-Net's code.
+        self.activation = nn.Hardtanh()
+
+    def construct(self, x):
+        return self.activation(self.bn(self.pool(self.conv(x))))
+
+
+class VGGSmall(nn.Cell):
+    """(N, in_channels, 32, 32) to (N, num_classes)."""
+
+    image_size = 32
+    fixed_size = True  # the linear layer sees every position
+
+    def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
+        super().__init__()
+        first = nn.Conv2d(
+            in_channels, FIRST, 3, pad_mode="pad", padding=1, weight_init=create_weight_init(binarization.weight_init)
+        )
+        layers, channels = [Layer(first, FIRST, pool=False)], FIRST
+        for out_channels, pool in LAYERS:
+            layers.append(Layer(binarization.conv(channels, out_channels, 3, padding=1), out_channels, pool))
+            channels = out_channels
+        self.layers = nn.SequentialCell(*layers)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Dense(channels * 4 * 4, num_classes)
+
+    def construct(self, x):
+        require_size(x, self.image_size)
+        return self.linear(self.flatten(self.layers(x)))
+
+
+@register
+def vgg_small(num_classes: int, in_channels: int, binarization: Binarization) -> VGGSmall:
+    return VGGSmall(num_classes, in_channels, binarization)
