@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="scale images to this size; default: as they are"
     )
+    parser.add_argument("--check_data", action="store_true", help=doors.CHECK_DATA)
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
     if not 0 <= arguments.smoothing < 1:
@@ -49,11 +50,20 @@ def main(argv: Sequence[str]) -> int:
     checkpoint = checkpoints.read(arguments.checkpoint)
     config = load_config(checkpoint.config, overrides)
     runtime.start(config.runtime.device_target, config.runtime.mode, config.seed)
-    network = experiment.trained_network(config, checkpoint, arguments.num_classes)
     data = experiment.build_data(config, splits=("test",), image_size=arguments.image_size)
     num_classes = arguments.num_classes or data.num_classes
     if num_classes < data.num_classes:
         raise UserError(f"--num-classes is {num_classes}, but {data.name} has {data.num_classes} classes")
+    trained = experiment.preprocessing_of(config, checkpoint).classes
+    if trained and trained != data.preprocessing.classes:
+        differing = sorted(set(trained) ^ set(data.preprocessing.classes))
+        raise UserError(
+            f"{arguments.checkpoint} was trained on {len(trained)} classes, and {config.data.path} has "
+            f"{data.num_classes}, not the same: {differing[0]} is in one alone"
+        )
+    network = experiment.trained_network(config, checkpoint, num_classes)
+    if arguments.check_data:
+        print(f"{data.check()} pictures can be decoded")
     result = evaluate(network, data.test(), num_classes, arguments.smoothing)
 
     print(

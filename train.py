@@ -42,7 +42,7 @@ RESUMABLE = {
 
 
 def main(argv: Sequence[str]) -> int:
-    config, run_folder, resume = parse(argv)
+    config, run_folder, resume, check_data = parse(argv)
     runtime.prepare_environment()
     worker = runtime.start(config.runtime.device_target, config.runtime.mode, config.seed, config.runtime.distribute)
 
@@ -58,6 +58,10 @@ def main(argv: Sequence[str]) -> int:
     if initial is not None:
         load_network(experiment.network, initial)
     leader = worker.rank == 0
+    if check_data:  # every worker, else the others would wait for it in vain
+        pictures = experiment.data.check()
+        if leader:
+            print(f"{pictures} pictures can be decoded")
     trainer = Trainer(
         experiment,
         [
@@ -65,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
             *([callbacks.ProgressBar()] if leader else []),
             callbacks.Speed(),
             callbacks.FlipRatio(),
+            callbacks.ReplacedImages(),
             callbacks.Evaluate(),
             callbacks.History(print if leader else lambda line: None),
             *([callbacks.SaveCheckpoints(run_folder / LAST), callbacks.WriteMetrics(run_folder)] if leader else []),
@@ -103,34 +108,36 @@ def make_folder(path: Path) -> None:
         raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:
-    """The config, the run's folder, and whether to resume in it."""
+def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
+    """The config, the run's folder, whether to resume in it, and whether to look at every picture first."""
     parser = doors.Parser(prog="train.py", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="a YAML file that names what differs from default_config.yaml")
     parser.add_argument("--resume", metavar="DIR", help="go on in this run folder, with its config")
     parser.add_argument("--distribute", action="store_true", help="this is one of several workers that msrun started")
+    parser.add_argument("--check_data", action="store_true", help=doors.CHECK_DATA)
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
     if arguments.distribute:
         overrides["runtime.distribute"] = True
     if arguments.resume:
-        return resumed(Path(arguments.resume), arguments.config, overrides)
+        folder = Path(arguments.resume)
+        return resumed(folder, arguments.config, overrides), folder, True, arguments.check_data
     config = load_config(arguments.config, overrides)
     folder = Path(config.output_dir)
     if (folder / LAST).exists():
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --output_dir")
-    return config, folder, False
+    return config, folder, False, arguments.check_data
 
 
-def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) -> tuple[Config, Path, bool]:
-    """What `parse` returns for a run that goes on: its own config, but for the keys that may change."""
+def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) -> Config:
+    """The config of a run that goes on: its own, but for the keys that may change."""
     if not (folder / LAST).is_file() or not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} holds no run to resume: {LAST} and config.yaml are expected in it")
     changed = sorted(set(overrides) - RESUMABLE)
     if config_file or changed:
         what = "--config" if config_file else ", ".join(changed)
         raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
-    return load_config(folder / "config.yaml", overrides), folder, True
+    return load_config(folder / "config.yaml", overrides)
 
 
 if __name__ == "__main__":

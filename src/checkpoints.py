@@ -1,8 +1,9 @@
 """Checkpoint files: written whole or not at all, read with every parameter accounted for.
 
-Ours hold, beside the network's parameters under their own names, the optimizer's under `optimizer.`, and two texts of
-JSON: `config` (what rebuilds the network) and `state` (what resuming needs). The released ResNet-20 holds the network
-alone; MindSpore 1.3 called its slopes `layer1.0.relu1.a`, MindSpore 2 by their attribute `layer1.0.relu1.w`: both load.
+Ours hold, beside the network's parameters under their own names, the optimizer's under `optimizer.`, and three texts
+of JSON: `config` (what rebuilds the network), `preprocessing` (what becomes of an image, and the classes' names) and
+`state` (what resuming needs). The released ResNet-20 holds the network alone; MindSpore 1.3 called its slopes
+`layer1.0.relu1.a`, MindSpore 2 by their attribute `layer1.0.relu1.w`: both load.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from src.errors import UserError
+from src.preprocessing import Preprocessing
 
 OPTIMIZER_PREFIX = "optimizer."
 EXTRA_PREFIX = "state."
@@ -32,11 +34,12 @@ _FOREIGN_OPTIMIZER_STATE = re.compile(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a file. `config` and `state` are None in files that are not ours."""
+    """The content of a file. `config`, `preprocessing` and `state` are None in files that are not ours."""
 
     path: str
     parameters: dict[str, np.ndarray]
     config: dict[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
     state: dict[str, Any] | None = None
     optimizer: dict[str, np.ndarray] = field(default_factory=dict)
     extra: dict[str, np.ndarray] = field(default_factory=dict)
@@ -47,6 +50,7 @@ def save(
     network: nn.Cell,
     optimizer: nn.Cell,
     config: dict[str, Any],
+    preprocessing: Preprocessing,
     state: dict[str, Any],
     extra: dict[str, np.ndarray],
 ) -> None:
@@ -55,6 +59,7 @@ def save(
     Args:
         network, optimizer: their parameters are saved; the optimizer's table of learning rates is not.
         config, state: plain data that JSON can hold.
+        preprocessing: of the data that the network was trained on.
         extra: further arrays that resuming needs.
 
     Raises:
@@ -72,7 +77,11 @@ def save(
             entries,
             str(partial),
             crc_check=True,
-            append_dict={"config": json.dumps(config), "state": json.dumps(state)},
+            append_dict={
+                "config": json.dumps(config),
+                "preprocessing": json.dumps(preprocessing.to_dict()),
+                "state": json.dumps(state),
+            },
         )
         os.replace(partial, path)
     except (OSError, RuntimeError, ValueError) as error:
@@ -102,8 +111,10 @@ def read(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} is no MindSpore checkpoint, or it is truncated or damaged") from error
     texts = {
         name: json.loads(content.pop(name)) if isinstance(content.get(name), str) else None
-        for name in ("config", "state")
+        for name in ("config", "preprocessing", "state")
     }
+    if texts["preprocessing"] is not None:
+        texts["preprocessing"] = Preprocessing.from_dict(texts["preprocessing"])
     arrays = {name: value.asnumpy() for name, value in content.items() if isinstance(value, Tensor)}
     parts: dict[str, dict[str, np.ndarray]] = {"parameters": {}, "optimizer": {}, "extra": {}}
     for name, value in arrays.items():
@@ -113,7 +124,7 @@ def read(path: str | Path) -> Checkpoint:
             parts["extra"][name.removeprefix(EXTRA_PREFIX)] = value
         else:
             parts["parameters"][name] = value
-    return Checkpoint(str(path), config=texts["config"], state=texts["state"], **parts)
+    return Checkpoint(str(path), **texts, **parts)
 
 
 def load_network(network: nn.Cell, file: str | Path | Checkpoint) -> None:

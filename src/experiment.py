@@ -13,6 +13,7 @@ from src.data import Dataset, find_preprocessing, open_dataset
 from src.errors import UserError
 from src.models import create_model
 from src.optimizers import create_optimizer, learning_rates
+from src.preprocessing import Preprocessing
 from src.runtime import Worker
 
 
@@ -70,13 +71,24 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
     return network
 
 
+def preprocessing_of(config: Config, checkpoint: Checkpoint) -> Preprocessing:
+    """What the checkpoint's network was trained with, if the file says so and the config names the same data set; else
+    what is known of the config's."""
+    if checkpoint.preprocessing is not None and checkpoint.config["data"]["name"] == config.data.name:
+        return checkpoint.preprocessing
+    return find_preprocessing(config.data.name)
+
+
 def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | None = None) -> nn.Cell:
     """The network that the config names with a checkpoint's weights; `num_classes` None: those of its data set.
 
     Raises:
-        UserError: the checkpoint does not fit, or a name is unknown.
+        UserError: the checkpoint does not fit, a name is unknown, or nothing tells the number of classes.
     """
-    network = build_network(config, num_classes or len(find_preprocessing(config.data.name).classes))
+    num_classes = num_classes or len(preprocessing_of(config, checkpoint).classes)
+    if not num_classes:
+        raise UserError(f"{checkpoint.path} does not say how many classes its network has: give --num-classes")
+    network = build_network(config, num_classes)
     load_network(network, checkpoint)
     return network
 

@@ -5,18 +5,38 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An image becomes a network's input as (pixel / 255 - mean) / std per channel, RGB, laid out N, C, H, W."""
+    """An image becomes a network's input as (pixel / 255 - mean) / std per channel, RGB, laid out N, C, H, W.
+
+    `shorter_side`: to which a picture of any size is scaled before its size x size centre is taken; None: images have
+    the size already. No `classes`: they are the names of the data's folders.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     classes: tuple[str, ...]
+    shorter_side: int | None = None
     layout: str = "NCHW"
     color: str = "RGB"
 
     def to_dict(self) -> dict:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, content: dict) -> "Preprocessing":
+        """What `to_dict` gave, also after JSON has made lists of its tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+
+
+CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
+wolf woman worm
+"""
 
 PREPROCESSING = {
     # The release normalises CIFAR-10 with these numbers, which are ImageNet's.
@@ -26,5 +46,9 @@ PREPROCESSING = {
         (0.229, 0.224, 0.225),
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
+    "cifar100": Preprocessing(
+        32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), tuple(CIFAR100_CLASSES.split())
+    ),  # mean and deviation of its training pixels
+    "imagenet": Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (), shorter_side=256),
     "digits": Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple("0123456789")),
 }

@@ -14,6 +14,7 @@ from src.binary import Binarization
 from src.errors import UserError
 from src.models import create_model
 from src.models.resnet20 import Block
+from src.preprocessing import PREPROCESSING
 
 
 class Small(nn.Cell):
@@ -66,6 +67,7 @@ def own(tmp_path) -> tuple[Path, nn.Cell]:
         network,
         optimizer_of(network),
         {"seed": 3},
+        PREPROCESSING["digits"],
         {"epoch": 2, "history": [{"loss": 0.1}]},
         {"signs": np.arange(5, dtype=np.uint8)},
     )
@@ -89,6 +91,7 @@ def test_our_own_checkpoint_comes_back_whole(own):
     path, network = own
     read = checkpoints.read(path)
     assert read.config == {"seed": 3}
+    assert read.preprocessing == PREPROCESSING["digits"]
     assert read.state == {"epoch": 2, "history": [{"loss": 0.1}]}
     np.testing.assert_array_equal(read.extra["signs"], np.arange(5))
     fresh = Small()
@@ -103,7 +106,7 @@ def test_the_optimizers_state_comes_back(tmp_path):
         scrambled_moment = np.random.default_rng(2).normal(size=moment.shape)
         moment.set_data(Tensor(scrambled_moment.astype(np.float32)))
     optimizer.global_step.set_data(Tensor([7], ms.int32))
-    checkpoints.save(path, network, optimizer, {}, {}, {})
+    checkpoints.save(path, network, optimizer, {}, PREPROCESSING["digits"], {}, {})
     fresh = optimizer_of(Small())
     checkpoints.load_optimizer(fresh, checkpoints.read(path))
     assert fresh.global_step.asnumpy() == 7
@@ -234,7 +237,7 @@ def test_a_failed_save_leaves_the_earlier_file(own):
     before = path.read_bytes()
     assert len(before) > 4096
     with pytest.raises(UserError, match=r"cannot write the checkpoint .*last\.ckpt: File too large$"), full_disk():
-        checkpoints.save(path, network, optimizer_of(network), {}, {}, {})
+        checkpoints.save(path, network, optimizer_of(network), {}, PREPROCESSING["digits"], {}, {})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
@@ -243,11 +246,13 @@ def test_a_save_where_no_file_can_be_is_refused(tmp_path):
     network = Small()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the checkpoint"):
-        checkpoints.save(tmp_path / "file" / "last.ckpt", network, optimizer_of(network), {}, {}, {})
+        checkpoints.save(
+            tmp_path / "file" / "last.ckpt", network, optimizer_of(network), {}, PREPROCESSING["digits"], {}, {}
+        )
 
 
 def test_a_save_leaves_one_file(own):
     path, network = own
-    checkpoints.save(path, network, optimizer_of(network), {"seed": 4}, {}, {})
+    checkpoints.save(path, network, optimizer_of(network), {"seed": 4}, PREPROCESSING["digits"], {}, {})
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert checkpoints.read(path).config == {"seed": 4}

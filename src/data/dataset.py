@@ -2,24 +2,36 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import mindspore as ms
 import mindspore.dataset as engine
 from mindcv.data import create_loader
 from mindspore.dataset import vision
+from tqdm import tqdm
 
-from src.data import cifar10, digits
+from src.data.cifar import CIFAR10, CIFAR100
+from src.data.digits import Digits
+from src.data.imagenet import ImageNet
+from src.data.source import Source, broken_picture
 from src.errors import UserError
-from src.preprocessing import PREPROCESSING, Preprocessing
+from src.preprocessing import Preprocessing
 
-SOURCES = {"cifar10": cifar10, "digits": digits}
+SOURCES: dict[str, Source] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "digits": Digits(), "imagenet": ImageNet()}
+ErrorSamples = engine.config.ErrorSamplesMode
+
+
+def find_source(name: str) -> Source:
+    """The data set of that name; UserError for an unknown one."""
+    if name not in SOURCES:
+        raise UserError(f"unknown data set {name!r}; allowed are {', '.join(SOURCES)}")
+    return SOURCES[name]
 
 
 def find_preprocessing(name: str) -> Preprocessing:
-    """Size, normalisation and classes of a data set; UserError for an unknown name."""
-    if name not in SOURCES:
-        raise UserError(f"unknown data set {name!r}; allowed are {', '.join(SOURCES)}")
-    return PREPROCESSING[name]
+    """Size, normalisation and classes of a data set, without classes where they are its folders' names; UserError for
+    an unknown name."""
+    return find_source(name).preprocessing
 
 
 class Dataset:
@@ -35,6 +47,11 @@ class Dataset:
         rank, size: which of how many shards of the training images this worker takes.
         splits: the ones whose files must be there.
         image_size: height and width to which images are scaled; None: as they are.
+
+    Attributes:
+        preprocessing (Preprocessing): of this data set, with its classes.
+        replaced (int): training images of the epoch under way that could not be decoded, and in whose place the engine
+            put others that could.
 
     Raises:
         UserError: an unknown name; files missing, truncated or damaged.
@@ -54,10 +71,11 @@ class Dataset:
         splits: tuple[str, ...] = ("train", "test"),
         image_size: int | None = None,
     ):
-        self.preprocessing = find_preprocessing(name)
+        self.source = find_source(name)
         self.name = name
-        self.source = SOURCES[name]
+        self.splits = splits
         self.root = self.source.find(path, splits, download)
+        self.preprocessing = self.source.described(self.root)
         self.image_size = image_size or self.preprocessing.size
         self.num_classes = len(self.preprocessing.classes)
         self.batch_size = batch_size
@@ -66,6 +84,29 @@ class Dataset:
         self.seed = seed
         self.rank = rank
         self.size = size
+        self.replaced = 0
+
+    def check(self) -> int:
+        """Decodes every picture of the splits, with a progress bar; the number of pictures.
+
+        Data sets whose files `find` verifies as a whole have no pictures to look at: 0.
+
+        Raises:
+            UserError: names the first that cannot be decoded, and says how many there are.
+        """
+        paths = list(self.source.pictures(self.root, self.splits))
+        with ThreadPoolExecutor(self.workers) as pool:
+            reasons = tqdm(pool.map(broken_picture, paths), total=len(paths), unit="picture", disable=not paths)
+            broken = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+        if broken:
+            (path, reason), others = broken[0], len(broken) - 1
+            raise UserError(
+                f"{len(broken)} of {len(paths)} pictures cannot be decoded, first {path} ({reason})"
+                + (f", then {', '.join(path for path, _ in broken[1:4])}" if others else "")
+                + (", ..." if others > 3 else "")
+                + ": fetch them again or take them away"
+            )
+        return len(paths)
 
     def train_steps(self) -> int:
         """Full batches an epoch and worker; a last partial batch is dropped, as its shape would compile a second graph.
@@ -83,35 +124,64 @@ class Dataset:
         without number `stop`, or to the end.
 
         Seed and epoch fix the order; they and the number of workers fix the augmentation, since each worker draws
-        numbers of its own. So a resumed run sees what the first would have.
+        numbers of its own. So a resumed run sees what the first would have. An image that cannot be decoded is replaced
+        by one that can, and counted in `replaced`.
         """
         engine.config.set_seed((self.seed * 1_000_003 + epoch) % 2**31)
         rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
-        augmentation = self.source.augmentation() if self.augment else []
-        batches = self._batches(rows, augmentation, self.batch_size, drop_remainder=True)
+        transforms = self.source.plain(self.image_size)
+        if self.augment:
+            transforms = self.source.augmentation() or transforms
+        batches = self._batches(rows, transforms, drop_remainder=True)
         if stop is not None:
             batches = batches.take(stop)
-        return (batches.skip(skip) if skip else batches).create_tuple_iterator(num_epochs=1)
+        self.replaced = 0
+        engine.config.set_error_samples_mode(ErrorSamples.REPLACE)
+        return self._counted((batches.skip(skip) if skip else batches).create_tuple_iterator(num_epochs=1))
 
     def test(self) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
-        """Batches of all test images in the file's order; the last one may be smaller."""
-        rows = self.source.open(self.root, "test", False, 1, 0, self.workers)
-        return self._batches(rows, [], self.batch_size, drop_remainder=False).create_tuple_iterator(num_epochs=1)
+        """Batches of all test images in the file's order; the last one may be smaller.
 
-    def _batches(self, rows, augmentation, batch_size: int, drop_remainder: bool):
+        Raises:
+            UserError: while it is read, an image cannot be decoded.
+        """
+        rows = self.source.open(self.root, "test", False, 1, 0, self.workers)
+        batches = self._batches(rows, self.source.plain(self.image_size), drop_remainder=False)
+        engine.config.set_error_samples_mode(ErrorSamples.RETURN)
+        return self._counted(batches.create_tuple_iterator(num_epochs=1))
+
+    def _batches(self, rows, transforms: list, drop_remainder: bool):
         mean, std = self.preprocessing.mean, self.preprocessing.std
-        resize = (
-            [vision.Resize((self.image_size, self.image_size))] if self.image_size != self.preprocessing.size else []
-        )
-        normalisation = [*resize, vision.Rescale(1 / 255, 0.0), vision.Normalize(mean, std), vision.HWC2CHW()]
+        normalisation = [vision.Rescale(1 / 255, 0.0), vision.Normalize(mean, std), vision.HWC2CHW()]
         return create_loader(
             rows,
-            batch_size,
+            self.batch_size,
             drop_remainder=drop_remainder,
-            transform=augmentation + normalisation,
+            transform=transforms + normalisation,
             num_classes=self.num_classes,
             num_parallel_workers=self.workers,
         )
+
+    def _counted(self, batches) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
+        """(images, labels) of the batches. An index that comes again stands in a broken image's place."""
+        seen: set[int] = set()
+        try:
+            for images, labels, *index in batches:
+                if index:
+                    indices = index[0].asnumpy().tolist()
+                    before = len(seen)
+                    seen.update(indices)
+                    self.replaced += len(indices) - (len(seen) - before)
+                yield images, labels
+        except RuntimeError as error:
+            self.check()  # names the picture, if it is one
+            raise UserError(f"an image of {self.name} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What MindSpore's message says after its heading."""
+    lines = [line.strip() for line in str(error).split("\n")]
+    return next((line for line in lines if line.startswith("[ERROR]")), lines[0]).removeprefix("[ERROR] ")
 
 
 def open_dataset(name: str, **options) -> Dataset:

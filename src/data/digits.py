@@ -1,7 +1,8 @@
 """scikit-learn's 1,797 handwritten digits (8x8, UCI's optical recognition test set), each pixel repeated to 32x32 RGB.
 
 It comes with the package, so that anybody sees the method learn in minutes without a download. A fixed split: 360 test
-images, the classes in proportion, the rest for training.
+images, the classes in proportion, the rest for training. Without augmentation: a shifted or mirrored digit of 8x8 is
+easily another.
 """
 
 import numpy as np
@@ -9,23 +10,26 @@ from mindspore.dataset import NumpySlicesDataset
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from src.data.source import Source
+from src.preprocessing import PREPROCESSING
+
 TEST_IMAGES = 360
 
 
-def find(path: str, splits: tuple[str, ...], download: bool) -> str:
-    """Nothing to find: the set is in the package."""
-    return ""
+class Digits(Source):
+    """`digits`."""
 
+    preprocessing = PREPROCESSING["digits"]
 
-def open(folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
-    """Rows (image uint8 (32, 32, 3), label) of a split, or of one of `shards` disjoint parts of it."""
-    images, labels = arrays(split)
-    return NumpySlicesDataset((images, labels), ["image", "label"], shuffle=shuffle, num_shards=shards, shard_id=shard)
+    def find(self, path: str, splits: tuple[str, ...], download: bool) -> str:
+        """Nothing to find: the set is in the package."""
+        return ""
 
-
-def augmentation() -> list:
-    """None: a shifted or mirrored digit of 8x8 is easily another."""
-    return []
+    def open(self, folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
+        images, labels = arrays(split)
+        return NumpySlicesDataset(
+            (images, labels), ["image", "label"], shuffle=shuffle, num_shards=shards, shard_id=shard
+        )
 
 
 def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:

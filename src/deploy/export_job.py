@@ -22,6 +22,7 @@ from src.deploy.formats import DYNAMIC, EXPORTERS, SUFFIXES
 from src.deploy.freeze import freeze
 from src.deploy.verification import LOADERS, compare
 from src.errors import UserError
+from src.preprocessing import Preprocessing
 
 VERIFIED_IMAGES = 500
 VERIFICATION_BATCH = 20  # where the file takes any; at 224x224, all values before signs of a batch are 0.3 GB
@@ -47,11 +48,11 @@ def run(
         UserError: the checkpoint cannot be read, the format not written, or the file does not agree with the network;
             then no file is left.
     """
-    content = checkpoints.read(checkpoint)
-    config = load_config(content.config, overrides)
+    trained = checkpoints.read(checkpoint)
+    config = load_config(trained.config, overrides)
     runtime.start(config.runtime.device_target, "graph", config.seed)
-    network = freeze(experiment.trained_network(config, content, num_classes))
-    preprocessing = experiment.find_preprocessing(config.data.name)
+    network = freeze(experiment.trained_network(config, trained, num_classes))
+    preprocessing = experiment.preprocessing_of(config, trained)
     target = Path(output + SUFFIXES[file_format])
     shape = (3, preprocessing.size, preprocessing.size)
     try:
@@ -61,7 +62,9 @@ def run(
             EXPORTERS[file_format](network, shape, batch_size, written)
             verified = verify(network, config, file_format, batch_size, written)
             description = Path(folder) / "description.json"
-            description.write_text(json.dumps(describe(config, file_format, batch_size, shape, target.name), indent=2))
+            description.write_text(
+                json.dumps(describe(config, preprocessing, file_format, batch_size, target.name), indent=2)
+            )
             os.replace(written, target)
             os.replace(description, target.with_name(target.name + ".json"))
     except OSError as error:
@@ -83,7 +86,8 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
         test_set = experiment.build_data(config, splits=("test",))
     except UserError:
         test_set = None
-    digits = open_dataset("digits", batch_size=config.data.batch_size, augment=False)
+    size = experiment.find_preprocessing(config.data.name).size
+    digits = open_dataset("digits", batch_size=config.data.batch_size, augment=False, image_size=size)
     found: list[np.ndarray] = []
     count, sources = 0, []
     for name, batches in (
@@ -102,7 +106,7 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
 
 
 def describe(
-    config: Config, file_format: str, batch_size: int | None, shape: tuple[int, int, int], name: str
+    config: Config, preprocessing: Preprocessing, file_format: str, batch_size: int | None, name: str
 ) -> dict[str, Any]:
     """What a user of the file must know, as plain data."""
     return {
@@ -113,11 +117,11 @@ def describe(
         "input": {
             "name": "images",
             "dtype": "float32",
-            "shape": ["dynamic" if batch_size is DYNAMIC else batch_size, *shape],
+            "shape": ["dynamic" if batch_size is DYNAMIC else batch_size, 3, preprocessing.size, preprocessing.size],
         },
         "output": {"name": "logits", "dtype": "float32"},
         "mindspore": ms.__version__,
-        "preprocessing": experiment.find_preprocessing(config.data.name).to_dict(),
+        "preprocessing": preprocessing.to_dict(),
     }
 
 

@@ -94,6 +94,13 @@ def binary_signs(trainer: Trainer) -> np.ndarray:
     return (np.concatenate(weights) > 0).astype(np.uint8) if weights else np.zeros(0, np.uint8)
 
 
+class ReplacedImages(Callback):
+    """Adds how many training images of the epoch could not be decoded and were replaced by others, on this worker."""
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        row["replaced_images"] = trainer.experiment.data.replaced
+
+
 class Evaluate(Callback):
     """Adds the test set's loss and accuracy."""
 
@@ -115,6 +122,7 @@ class History(Callback):
             f"epoch {row['epoch']}: loss {row['train_loss']:.4f}, test accuracy {row['test_top1']:.2%}, flip ratio "
             f"{row['flip_ratio']:.4f}, gradient norm {row['gradient_norm']:.3g}, {row['images_per_second']} images/s"
             + (f", {row['skipped']} steps skipped for overflow" if row["skipped"] else "")
+            + (f", {row['replaced_images']} broken pictures replaced" if row["replaced_images"] else "")
         )
 
 

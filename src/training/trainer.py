@@ -122,6 +122,7 @@ class Trainer:
             self.experiment.network,
             self.experiment.optimizer,
             self.experiment.config.model_dump(),
+            self.experiment.data.preprocessing,
             state,
             self.extra,
         )

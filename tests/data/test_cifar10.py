@@ -14,7 +14,8 @@ import mindspore.dataset as engine
 import numpy as np
 import pytest
 
-from src.data import cifar10, open_dataset
+from src.data import open_dataset
+from src.data.cifar import CIFAR10
 from src.errors import UserError
 
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
@@ -178,7 +179,7 @@ def test_shards_are_disjoint_and_complete(root, size):
     labels_and_pixels = []
     for rank in range(size):
         engine.config.set_seed(5)
-        rows = cifar10.open(str(root / "cifar-10-batches-bin"), "train", True, size, rank, 1).batch(5000)
+        rows = CIFAR10.open(str(root / "cifar-10-batches-bin"), "train", True, size, rank, 1).batch(5000)
         parts = [images.asnumpy()[:, 0, :3, 0] for images, _ in rows.create_tuple_iterator(num_epochs=1)]
         labels_and_pixels.append({tuple(pixel) for part in parts for pixel in part.tolist()})
     assert [len(part) for part in labels_and_pixels] == [5 * PER_FILE // size] * size
@@ -250,7 +251,7 @@ def test_a_wrong_label_is_named(folder):
 
 
 def test_an_unknown_data_set_is_refused():
-    with pytest.raises(UserError, match="unknown data set 'cifar'.*allowed are cifar10, digits"):
+    with pytest.raises(UserError, match="unknown data set 'cifar'.*allowed are cifar10, cifar100, digits, imagenet"):
         open_dataset("cifar")
 
 
@@ -267,7 +268,7 @@ def serve(monkeypatch, answer) -> None:
     """Lets urlopen return `answer` as a response, or raise it."""
 
     def urlopen(url, timeout):
-        assert url == cifar10.ARCHIVE_URL
+        assert url == CIFAR10.url
         if isinstance(answer, Exception):
             raise answer
         return io.BytesIO(answer)
@@ -277,7 +278,7 @@ def serve(monkeypatch, answer) -> None:
 
 def test_download_unpacks_the_right_archive(tmp_path, monkeypatch, archive):
     serve(monkeypatch, archive)
-    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    monkeypatch.setattr(CIFAR10, "md5", hashlib.md5(archive).hexdigest())
     data = dataset(tmp_path / "new" / "place", splits=("test",), download=True)
     assert collect(data.test(), 1)[2] == [128]
     assert [file.name for file in (tmp_path / "new" / "place").iterdir()] == ["cifar-10-batches-bin"]
@@ -297,7 +298,7 @@ def test_download_refuses_a_wrong_checksum_and_leaves_nothing(tmp_path, monkeypa
         TimeoutError("timed out"),
         ConnectionResetError("connection reset"),
         http.client.IncompleteRead(b""),
-        urllib.error.HTTPError(cifar10.ARCHIVE_URL, 404, "Not Found", {}, None),
+        urllib.error.HTTPError(CIFAR10.url, 404, "Not Found", {}, None),
     ],
     ids=["no network", "timeout", "reset", "cut off", "404"],
 )
@@ -306,7 +307,7 @@ def test_download_without_a_network_says_where_the_files_belong(tmp_path, monkey
     with pytest.raises(UserError) as refusal:
         dataset(tmp_path, download=True)
     message = str(refusal.value)
-    assert cifar10.ARCHIVE_URL in message
+    assert CIFAR10.url in message
     assert str(tmp_path / "cifar-10-batches-bin" / "test_batch.bin") in message
     assert "cannot download" in message
     assert "\n" not in message

@@ -23,6 +23,7 @@ from src.deploy.formats import export_air
 from src.deploy.freeze import InputSign, freeze, replace
 from src.deploy.verification import ExportedModel, compare, load_onnx
 from src.errors import UserError
+from src.preprocessing import PREPROCESSING
 
 export = importlib.import_module("export")
 
@@ -66,7 +67,15 @@ def exported(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     network = lively_network()
     config = load_config(overrides={"data.name": "digits"}).model_dump()
-    checkpoints.save(folder / "last.ckpt", network, nn.Momentum(network.trainable_params(), 0.1, 0.9), config, {}, {})
+    checkpoints.save(
+        folder / "last.ckpt",
+        network,
+        nn.Momentum(network.trainable_params(), 0.1, 0.9),
+        config,
+        PREPROCESSING["digits"],
+        {},
+        {},
+    )
     done = processes.run("export.py", "--checkpoint", "last.ckpt", "--output", "out/net", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("500 images compared") == 2

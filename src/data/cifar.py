@@ -1,0 +1,174 @@
+"""CIFAR-10 and CIFAR-100 from their official binary files: records of label bytes and 3,072 pixel bytes (R, G, B).
+
+Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; read by MindSpore's dataset engine.
+"""
+
+import hashlib
+import http.client
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from mindcv.data import create_dataset
+from mindspore.dataset import vision
+
+from src.data.source import Source
+from src.errors import UserError
+from src.preprocessing import PREPROCESSING
+
+PIXEL_BYTES = 3 * 32 * 32
+
+
+class Cifar(Source):
+    """One of the two.
+
+    Args:
+        name: of the set, in `PREPROCESSING` and for MindSpore.
+        title: as people write it.
+        folders: names of the folder that holds the files; the first is the official one.
+        files: of each split, and the number of records in each file; MindSpore's engine reads no other size.
+        label_bytes: before the pixels of a record; the last of them is the label.
+        url, md5: of the official archive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        folders: tuple[str, ...],
+        files: dict[str, tuple[str, ...]],
+        records: dict[str, int],
+        label_bytes: int,
+        url: str,
+        md5: str,
+    ):
+        self.name = name
+        self.title = title
+        self.folders = folders
+        self.files = files
+        self.records = records
+        self.label_bytes = label_bytes
+        self.url = url
+        self.md5 = md5
+        self.preprocessing = PREPROCESSING[name]
+
+    @property
+    def record_bytes(self) -> int:
+        return self.label_bytes + PIXEL_BYTES
+
+    def find(self, path: str, splits: tuple[str, ...], download: bool) -> str:
+        """The folder at or under `path` that holds the splits' files, each whole and with labels in range.
+
+        Raises:
+            UserError: a file is missing, truncated or damaged; says where to put it.
+        """
+        files = [name for split in splits for name in self.files[split]]
+        candidates = [*(Path(path) / name for name in self.folders), Path(path)]
+        folder = next((place for place in candidates if all((place / name).is_file() for name in files)), None)
+        if folder is None and download:
+            self.fetch(path)
+            folder = candidates[0]
+        if folder is None:
+            begun = next((place for place in candidates if any((place / name).is_file() for name in files)), None)
+            missing = [name for name in files if begun is None or not (begun / name).is_file()]
+            raise UserError(
+                f"{self.title} is not complete at {path}: {', '.join(missing)} not found in {begun or candidates[0]}; "
+                f"give --data_path the folder that holds {self.folders[0]}, or add --download"
+            )
+        for split in splits:
+            for name in self.files[split]:
+                self._verify(folder / name, self.records[split])
+        return str(folder)
+
+    def open(self, folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
+        rows = create_dataset(
+            self.name,
+            root=folder,
+            split=split,
+            shuffle=shuffle,
+            num_shards=shards,
+            shard_id=shard,
+            num_parallel_workers=workers,
+        )
+        if "fine_label" in rows.get_col_names():  # of CIFAR-100's two labels
+            rows = rows.project(["image", "fine_label"]).rename("fine_label", "label")
+        return rows
+
+    def augmentation(self) -> list:
+        """Random crop of 32x32 after padding 4 (the release's padding; the paper gives none) and horizontal flip."""
+        return [vision.RandomCrop((32, 32), (4, 4, 4, 4)), vision.RandomHorizontalFlip(0.5)]
+
+    def fetch(self, path: str) -> None:
+        """Downloads the official archive, verifies its checksum, and unpacks it into `path`; leaves nothing half-done.
+
+        Raises:
+            UserError: no network, or an archive with another checksum.
+        """
+        root, folder = Path(path), self.folders[0]
+        archive = root / f"{self.url.rsplit('/', 1)[1]}.partial"
+        unpacked = root / f"{folder}.partial"
+        wanted = root / folder / self.files["test"][0]
+        by_hand = f"download {self.url} elsewhere and unpack it, so that {wanted} is there"
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.md5()
+            with urllib.request.urlopen(self.url, timeout=30) as response, archive.open("wb") as target:
+                while block := response.read(1 << 20):
+                    digest.update(block)
+                    target.write(block)
+            if digest.hexdigest() != self.md5:
+                raise UserError(
+                    f"the archive from {self.url} has checksum {digest.hexdigest()}, but {self.md5} is "
+                    f"expected: {by_hand}"
+                )
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
+            shutil.rmtree(root / folder, ignore_errors=True)
+            (unpacked / folder).rename(root / folder)
+        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+            raise UserError(f"cannot download {self.title} ({getattr(error, 'reason', error)}): {by_hand}") from error
+        except OSError as error:
+            raise UserError(f"cannot write {self.title} to {root} ({error.strerror or error}): {by_hand}") from error
+        finally:
+            archive.unlink(missing_ok=True)
+            shutil.rmtree(unpacked, ignore_errors=True)
+
+    def _verify(self, file: Path, records: int) -> None:
+        size, expected = file.stat().st_size, records * self.record_bytes
+        if size != expected:
+            raise UserError(
+                f"{file} is truncated or no {self.title} file: it has {size} bytes, but must have {expected}; "
+                "fetch it again"
+            )
+        labels = np.memmap(file, np.uint8, "r")[self.label_bytes - 1 :: self.record_bytes]
+        last = len(self.preprocessing.classes) - 1
+        if labels.max() > last:
+            raise UserError(
+                f"{file} is damaged: record {int(labels.argmax())} has label {labels.max()}, but labels are "
+                f"0 to {last}; fetch it again"
+            )
+
+
+CIFAR10 = Cifar(
+    "cifar10",
+    "CIFAR-10",
+    ("cifar-10-batches-bin", "cifar-10-verify-bin"),  # the second as the released evaluation script names it
+    {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)},
+    {"train": 10_000, "test": 10_000},
+    label_bytes=1,
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+)
+CIFAR100 = Cifar(
+    "cifar100",
+    "CIFAR-100",
+    ("cifar-100-binary",),
+    {"train": ("train.bin",), "test": ("test.bin",)},
+    {"train": 50_000, "test": 10_000},
+    label_bytes=2,  # of the 20 superclasses, and of the 100 classes
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    md5="03b5dce01913d631647c71ecec9e9cb8",
+)

@@ -1,0 +1,131 @@
+"""ImageNet, or any pictures in its layout: train/CLASS/*.JPEG and val/CLASS/*.JPEG. Labels count the classes by name.
+
+Training crops and scales at random and mirrors; evaluation scales the shorter side to 256 and takes the centre, with
+PIL, so that any other reader of the picture sees the same pixels.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from mindspore.dataset import GeneratorDataset, vision
+
+from src.data.source import Source
+from src.errors import UserError
+from src.preprocessing import PREPROCESSING
+
+FOLDERS = {"train": "train", "test": "val"}
+SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+class Pictures:
+    """Rows (bytes of the file uint8 (B,), label int32, index int32), from disk at each access.
+
+    MindSpore's own ImageFolderDataset has no index, without which images that replace broken ones cannot be counted.
+    """
+
+    def __init__(self, paths: list[str], labels: list[int]):
+        self.paths = paths
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int):
+        index = int(index)
+        return read_bytes(self.paths[index]), np.int32(self.labels[index]), np.int32(index)
+
+
+class ImageNet(Source):
+    """`imagenet`."""
+
+    preprocessing = PREPROCESSING["imagenet"]
+    indexed = True
+
+    def find(self, path: str, splits: tuple[str, ...], download: bool) -> str:
+        """`path`, in which every split is there, has the same classes, and a picture in each.
+
+        Raises:
+            UserError: names the folder that is not so.
+        """
+        root = Path(path)
+        hint = f"give --data_path the folder that holds {' and '.join(FOLDERS.values())}"
+        if download:
+            raise UserError(f"ImageNet cannot be downloaded without its licence: get it from image-net.org and {hint}")
+        found: dict[str, list[str]] = {}
+        for split in splits:
+            folder = root / FOLDERS[split]
+            if not folder.is_dir():
+                raise UserError(f"ImageNet is not complete at {root}: {folder} is no folder; {hint}")
+            found[split] = class_folders(folder)
+            if not found[split]:
+                raise UserError(
+                    f"{folder} holds no class folders: pictures are expected in {folder}/CLASS/, a folder a class"
+                )
+            for name in found[split]:
+                if next(pictures_of(folder / name), None) is None:
+                    raise UserError(
+                        f"the class folder {folder / name} is empty: no file in it ends in {', '.join(SUFFIXES)}"
+                    )
+        if len(splits) > 1:
+            first, second = splits
+            differing = sorted(set(found[first]) ^ set(found[second]))
+            if differing:
+                raise UserError(
+                    f"the classes of {root / FOLDERS[first]} and {root / FOLDERS[second]} differ: {differing[0]} is in "
+                    f"one alone ({len(differing)} such)"
+                )
+        return str(root)
+
+    def open(self, folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
+        paths: list[str] = []
+        labels: list[int] = []
+        place = Path(folder) / FOLDERS[split]
+        for label, name in enumerate(class_folders(place)):
+            of_class = sorted(pictures_of(place / name))
+            paths += of_class
+            labels += [label] * len(of_class)
+        return GeneratorDataset(
+            Pictures(paths, labels),
+            ["image", "label", "index"],
+            shuffle=shuffle,
+            num_shards=shards,
+            shard_id=shard,
+            num_parallel_workers=workers,
+            python_multiprocessing=False,  # reading a file waits for the disk, not for Python
+        )
+
+    def classes(self, folder: str) -> tuple[str, ...]:
+        """The names of the class folders, in order; of ImageNet they are WordNet's numbers."""
+        place = next(Path(folder) / name for name in FOLDERS.values() if (Path(folder) / name).is_dir())
+        return tuple(class_folders(place))
+
+    def augmentation(self) -> list:
+        """A crop of 8 to 100 % of the area scaled to 224x224, and a horizontal flip (section 3 of the paper)."""
+        return [vision.RandomCropDecodeResize(self.preprocessing.size), vision.RandomHorizontalFlip(0.5)]
+
+    def plain(self, size: int) -> list:
+        shorter_side = round(size * self.preprocessing.shorter_side / self.preprocessing.size)
+        return [vision.Decode(to_pil=True), vision.Resize(shorter_side), vision.CenterCrop(size)]
+
+    def pictures(self, folder: str, splits: tuple[str, ...]) -> list[str]:
+        places = [Path(folder) / FOLDERS[split] for split in splits]
+        return [path for place in places for name in class_folders(place) for path in sorted(pictures_of(place / name))]
+
+
+def class_folders(place: Path) -> list[str]:
+    """Their names in order; hidden ones are none."""
+    return sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def pictures_of(folder: Path):
+    """The paths of the pictures in a class folder."""
+    return (entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+
+
+def read_bytes(path: str) -> np.ndarray:
+    """The file's bytes; none of one that cannot be read, which then counts as one that cannot be decoded."""
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError:
+        return np.zeros(0, np.uint8)

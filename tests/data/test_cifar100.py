@@ -1,0 +1,67 @@
+"""CIFAR-100 batches from generated files of the official format: the fine label counts."""
+
+import numpy as np
+import pytest
+
+from src.data import open_dataset
+from src.errors import UserError
+
+MEAN = np.array([0.5071, 0.4865, 0.4409])[:, None, None]
+STD = np.array([0.2673, 0.2564, 0.2762])[:, None, None]
+RECORD = 3074  # coarse label, fine label, pixels
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with the files, and the records of the test file."""
+    root = tmp_path_factory.mktemp("cifar100")
+    folder = root / "cifar-100-binary"
+    folder.mkdir()
+    test = np.random.default_rng(0).integers(0, 256, (10_000, RECORD), dtype=np.uint8)
+    test[:, 0], test[:, 1] = np.arange(10_000) % 20, np.arange(10_000) % 100
+    test.tofile(folder / "test.bin")
+    train = np.zeros((50_000, RECORD), np.uint8)
+    train[:, 1] = train[:, 2] = np.arange(50_000) % 100  # the first red pixel says the label again
+    train.tofile(folder / "train.bin")
+    yield root, test
+    for file in folder.iterdir():
+        file.unlink()  # 184 MB
+
+
+def dataset(root, **options):
+    return open_dataset("cifar100", path=str(root), **{"batch_size": 100, **options})
+
+
+def test_test_images_have_their_fine_labels(written):
+    root, records = written
+    data = dataset(root, splits=("test",))
+    images, labels = next(iter(data.test()))
+    np.testing.assert_array_equal(labels.asnumpy(), records[:100, 1])
+    pixels = records[:100, 2:].reshape(100, 3, 32, 32)
+    np.testing.assert_allclose(images.asnumpy(), (pixels / 255 - MEAN) / STD, atol=1e-5)
+    assert (data.num_classes, data.preprocessing.classes[0], data.preprocessing.classes[-1]) == (100, "apple", "worm")
+
+
+def test_training_images_keep_their_labels_when_shuffled(written):
+    data = dataset(written[0], augment=False)
+    assert data.train_steps() == 500
+    images, labels = next(iter(data.train(0)))
+    red = np.rint((images.asnumpy()[:, 0, 0, 0] * STD[0, 0, 0] + MEAN[0, 0, 0]) * 255)
+    np.testing.assert_array_equal(red, labels.asnumpy())
+    assert len(set(labels.asnumpy().tolist())) > 30
+
+
+def test_a_wrong_label_or_size_is_named(written, tmp_path):
+    records = written[1]
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    damaged = records.copy()
+    damaged[3, 1] = 100
+    damaged.tofile(folder / "test.bin")
+    with pytest.raises(UserError, match="test.bin is damaged: record 3 has label 100, but labels are 0 to 99"):
+        dataset(tmp_path, splits=("test",))
+    records[:-1].tofile(folder / "test.bin")
+    with pytest.raises(UserError, match="test.bin is truncated or no CIFAR-100 file.*must have 30740000"):
+        dataset(tmp_path, splits=("test",))
+    with pytest.raises(UserError, match="CIFAR-100 is not complete at .*: train.bin not found.*cifar-100-binary"):
+        dataset(tmp_path)
