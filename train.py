@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from src import doors, runtime
-from src.config import Config, load_config
+from src.config import RESUMABLE, Config, load_config
 from src.errors import UserError
+from src.files import make_folder, write_text
+from src.run_folder import CONFIG, LAST, VERSIONS
 
-LAST = "last.ckpt"
 SHORTHANDS = {
     "--dataset": "data.name",
     "--data_path": "data.path",
@@ -30,14 +31,6 @@ SHORTHANDS = {
     "--mode": "runtime.mode",
     "--init_checkpoint": "init_checkpoint",
     "--amp_level": "amp.level",
-}
-# What may change when a run goes on: where and how, but nothing that the result depends on.
-RESUMABLE = {
-    "data.path",
-    "data.download",
-    "runtime.device_target",
-    "runtime.distribute",
-    "train.save_every_steps",
 }
 
 
@@ -72,16 +65,16 @@ def main(argv: Sequence[str]) -> int:
             callbacks.ReplacedImages(),
             callbacks.Evaluate(),
             callbacks.History(print if leader else lambda line: None),
-            *([callbacks.SaveCheckpoints(run_folder / LAST), callbacks.WriteMetrics(run_folder)] if leader else []),
+            *([callbacks.SaveCheckpoints(run_folder), callbacks.WriteMetrics(run_folder)] if leader else []),
         ],
     )
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if leader:
         make_folder(run_folder)
-        callbacks.write_text(run_folder / "config.yaml", config.to_yaml())
+        write_text(run_folder / CONFIG, config.to_yaml())
         versions = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
-        callbacks.write_text(run_folder / "versions.txt", versions)
+        write_text(run_folder / VERSIONS, versions)
         print(
             f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of "
             f"{experiment.steps_per_epoch} steps, {worker.size} worker(s) on {config.runtime.device_target}, seed "
@@ -98,14 +91,6 @@ def main(argv: Sequence[str]) -> int:
         trainer.workers.wait()  # msrun kills the others as soon as one has ended
         return 128 + stopped.signal
     return 0
-
-
-def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; UserError if that cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
@@ -131,13 +116,13 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
 
 def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) -> Config:
     """The config of a run that goes on: its own, but for the keys that may change."""
-    if not (folder / LAST).is_file() or not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} holds no run to resume: {LAST} and config.yaml are expected in it")
+    if not (folder / LAST).is_file() or not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no run to resume: {LAST} and {CONFIG} are expected in it")
     changed = sorted(set(overrides) - RESUMABLE)
     if config_file or changed:
         what = "--config" if config_file else ", ".join(changed)
         raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
-    return load_config(folder / "config.yaml", overrides)
+    return load_config(folder / CONFIG, overrides)
 
 
 if __name__ == "__main__":

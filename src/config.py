@@ -18,6 +18,15 @@ DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
 # What stands below these is checked by the network and the estimators.
 FREE_KEYS = ("network.options", "network.estimator_options", "network.weight_estimator_options")
 
+# What may change when a run goes on: where and how, but nothing that the result depends on.
+RESUMABLE = {
+    "data.path",
+    "data.download",
+    "runtime.device_target",
+    "runtime.distribute",
+    "train.save_every_steps",
+}
+
 
 def _to_float(value: Any) -> Any:
     """YAML 1.1 reads 1e-4, without a point, as text."""

@@ -177,7 +177,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(capsys, tmp_path):
 
 def test_a_run_folder_that_cannot_be_made_is_one_sentence(capsys, tmp_path):
     (tmp_path / "file").touch()
-    assert "cannot make the run folder" in refused(
+    assert "cannot make the folder" in refused(
         capsys,
         "--dataset",
         "digits",

@@ -114,10 +114,14 @@ class Dataset:
         Raises:
             UserError: there is not one.
         """
-        images = self.source.open(self.root, "train", False, 1, 0, 1).get_dataset_size() // self.size
+        images = self._count("train") // self.size
         if images < self.batch_size:
             raise UserError(f"data.batch_size is {self.batch_size}, but a worker has only {images} training images")
         return images // self.batch_size
+
+    def test_images(self) -> int:
+        """How many there are."""
+        return self._count("test")
 
     def train(self, epoch: int, skip: int = 0, stop: int | None = None) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
         """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker's shard, from number `skip` up to but
@@ -149,6 +153,9 @@ class Dataset:
         batches = self._batches(rows, self.source.plain(self.image_size), drop_remainder=False)
         engine.config.set_error_samples_mode(ErrorSamples.RETURN)
         return self._counted(batches.create_tuple_iterator(num_epochs=1))
+
+    def _count(self, split: str) -> int:
+        return self.source.open(self.root, split, False, 1, 0, 1).get_dataset_size()
 
     def _batches(self, rows, transforms: list, drop_remainder: bool):
         mean, std = self.preprocessing.mean, self.preprocessing.std

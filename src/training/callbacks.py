@@ -2,12 +2,9 @@
 
 import csv
 import io
-import os
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from src.binary import BinaryLayer
-from src.errors import UserError
+from src.files import write_beside, write_text
+from src.run_folder import BEST, CURVES, LAST, METRICS
 from src.training.evaluation import evaluate
 from src.training.trainer import Callback, StepResult, Trainer
 
@@ -129,19 +127,18 @@ class History(Callback):
 class SaveCheckpoints(Callback):
     """Writes the last checkpoint after every epoch, before an early end and every so many steps; and the best one."""
 
-    def __init__(self, last: Path):
-        self.last = last
-        self.best = last.with_name("best.ckpt")
+    def __init__(self, folder: Path):
+        self.last = folder / LAST
+        self.best = folder / BEST
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         trainer.save(self.last)
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        better = row["test_top1"] > trainer.progress.best_top1
-        trainer.progress.best_top1 = max(trainer.progress.best_top1, row["test_top1"])
+        if row["test_top1"] > trainer.progress.best_top1:
+            trainer.progress.best_top1 = row["test_top1"]
+            trainer.save(self.best)  # before the last one: a run killed in between takes the epoch again, and this too
         trainer.save(self.last)
-        if better:
-            _write_beside(self.best, lambda partial: shutil.copyfile(self.last, partial))
 
 
 class WriteMetrics(Callback):
@@ -150,14 +147,18 @@ class WriteMetrics(Callback):
     def __init__(self, folder: Path):
         self.folder = folder
 
+    def on_train_begin(self, trainer: Trainer) -> None:
+        if trainer.progress.history:  # a run killed before it wrote the row that its checkpoint has
+            self.on_epoch_end(trainer, trainer.progress.history[-1])
+
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         history = trainer.progress.history
         text = io.StringIO()
         writer = csv.DictWriter(text, list(row))
         writer.writeheader()
         writer.writerows(history)
-        write_text(self.folder / "metrics.csv", text.getvalue())
-        plot_curves(history, list(trainer.experiment.tables), self.folder / "curves.png")
+        write_text(self.folder / METRICS, text.getvalue())
+        plot_curves(history, list(trainer.experiment.tables), self.folder / CURVES)
 
 
 class StopOnSignal(Callback):
@@ -178,11 +179,6 @@ class StopOnSignal(Callback):
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file beside its place and renames it. UserError if that fails."""
-    _write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def plot_curves(history: list[dict[str, Any]], scheduled: list[str], path: Path) -> None:
@@ -212,14 +208,4 @@ def plot_curves(history: list[dict[str, Any]], scheduled: list[str], path: Path)
         axes.set_xlabel("epoch")
         axes.legend()
         axes.grid(alpha=0.3)
-    _write_beside(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
-
-
-def _write_beside(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    write_beside(path, lambda partial: figure.savefig(partial, format="png", dpi=120))

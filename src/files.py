@@ -1,0 +1,36 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+
+
+def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
+    """Calls `write` with a place beside `path` and renames what it made, so that `path` is at every moment whole.
+
+    Raises:
+        UserError: it cannot be written; an earlier file at `path` is untouched.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, by `write_beside`."""
+    write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; UserError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}") from error

@@ -1,0 +1,144 @@
+"""The paper's tables and figures, made again: each a set of ordinary runs of train.py, and a report of them.
+
+    python -m src.paper figure1 --output_dir docs/paper                        no training
+    python -m src.paper table2 --data_path DIR --dry-run                       what would run, and for how long
+    python -m src.paper table2 --data_path DIR --epochs 4 --seeds 3            a shorter budget, three seeds
+    python -m src.paper table2 --data_path DIR --epochs 4 --seeds 3 --resume   goes on after it was stopped or killed
+
+Writes NAME.md, NAME.csv and NAME.png into the output folder, and the runs below its cells/, which all studies of that
+folder share: what is finished is not run again. Keys of the config that the runs do not differ in can be given for all
+of them. Exit code: 0 all runs finished; 1 some failed (the report says which, --resume tries them again); 2 bad input;
+128 + n stopped by signal n, the run under way saved.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src import doors, runtime
+from src.errors import UserError
+from src.files import make_folder
+from src.paper import estimates, figure1, report
+from src.paper.estimates import DataSize
+from src.paper.runs import BEGUN, FINISHED, Executor, Lock, Run, plan
+from src.paper.studies import STUDIES, Study
+
+NAMES = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
+FULL_SIZES = {"cifar10": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}  # images for training and testing
+SHORTHANDS = {
+    "--data_path": "data.path",
+    "--download": "data.download",
+    "--epochs": "train.epochs",
+    "--steps_per_epoch": "train.steps_per_epoch",
+    "--device_target": "runtime.device_target",
+    "--amp_level": "amp.level",
+}
+FAILED = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = doors.Parser(prog="python -m src.paper", description=__doc__)
+    parser.add_argument("name", metavar="NAME", choices=["figure1", *STUDIES], help=f"figure1, {', '.join(STUDIES)}")
+    parser.add_argument("--seeds", type=int, default=1, metavar="S", help="runs a cell, seeds 0 .. S-1; default 1")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and end")
+    parser.add_argument("--resume", action="store_true", help="go on with runs that were begun, try failed ones again")
+    parser.add_argument("--data_name", metavar="TEXT", help="of the data set, in titles; default: CIFAR-10 or ImageNet")
+    doors.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = doors.parse_config_flags(parser, argv)
+    output = Path(overrides.pop("output_dir", "runs/paper"))
+    if arguments.name == "figure1":
+        make_folder(output)
+        print(*figure1.write(output), sep="\n")
+        return 0
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds is {arguments.seeds}, but must be at least 1")
+    study = STUDIES[arguments.name]
+    runs = plan(study, arguments.seeds, output, overrides)
+    begun = [run for run in runs if run.state() == BEGUN]
+    if begun and not arguments.resume and not arguments.dry_run:
+        raise UserError(
+            f"{len(begun)} runs in {output} were begun and not finished, first {begun[0].folder}: go on with --resume, "
+            "or choose another --output_dir"
+        )
+    size = data_size(runs[0], study, must_exist=not arguments.dry_run)
+    say_plan(study, runs, size)
+    if arguments.dry_run:
+        return 0
+    command = shlex.join(["python", "-m", "src.paper", *(word for word in argv if word != "--resume")])
+    name = arguments.data_name or NAMES[study.dataset]
+    made_with = report.budget(runs, size.steps, name, arguments.seeds, command)
+    return execute(study, runs, size, made_with, output)
+
+
+def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
+    """Of the data that the runs will read; without them, where that is allowed, of the official set.
+
+    Raises:
+        UserError: the data are not there, or are damaged.
+    """
+    config = run.config()
+    runtime.prepare_environment()
+    from src.experiment import build_data
+
+    try:
+        data = build_data(config)
+        return DataSize(data.train_steps(), data.test_images())
+    except UserError as error:
+        if must_exist:
+            raise
+        print(f"without its data: {error}")
+        train_images, test_images = FULL_SIZES[study.dataset]
+        return DataSize(train_images // config.data.batch_size, test_images)
+
+
+def say_plan(study: Study, runs: list[Run], size: DataSize) -> None:
+    """Prints every run with its state and how long it will take."""
+    total, guessed = 0.0, False
+    print(f"{study.title}: {len(study.cells)} cells, {len(runs)} runs in {runs[0].output}")
+    width = max(len(run.cell.name) for run in runs)
+    for run in runs:
+        state = run.state()
+        rate, measured = estimates.images_per_second(run, runs)
+        seconds = estimates.seconds_left(run, size, rate)
+        total += seconds
+        guessed |= not measured and state != FINISHED
+        time = "" if state == FINISHED else f"  about {estimates.spoken(seconds)}"
+        print(f"  {run.cell.name:<{width}}  seed {run.seed}  {state:<8}{time}")
+    source = "of two CPU cores, until runs here give better ones" if guessed else "of runs in this folder"
+    print(f"in all about {estimates.spoken(total)}, by the speeds {source}", flush=True)
+
+
+def execute(study: Study, runs: list[Run], size: DataSize, made_with: report.Budget, output: Path) -> int:
+    """Does what is not finished, and writes the report after every run; the exit code."""
+    lock = Lock(output)
+    lock.acquire(lambda sentence: print(sentence, file=sys.stderr, flush=True))
+    executor = Executor(lock)
+    failures: dict[Path, str] = {}
+    for number, run in enumerate(runs, start=1):
+        if run.state() == FINISHED:
+            continue
+        rate, _ = estimates.images_per_second(run, runs)
+        time = estimates.spoken(estimates.seconds_left(run, size, rate))
+        print(f"[{number}/{len(runs)}] {run.cell.name}, seed {run.seed}, about {time}; see {run.log}", flush=True)
+        reason = executor.execute(run)
+        if executor.stopped:
+            print("stopped; the run under way was saved, go on with the same command and --resume", flush=True)
+            return 128 + executor.stopped
+        if reason is None and run.state() != FINISHED:
+            reason = "it ended without its last epoch"
+        if reason is not None:
+            failures[run.folder] = f"{reason} (see {run.log})"
+            print(f"[{number}/{len(runs)}] failed: {reason}", flush=True)
+        else:
+            last = run.metrics()[-1]
+            print(f"[{number}/{len(runs)}] test accuracy {last['test_top1']:.2%}", flush=True)
+        report.write(study, report.outcomes(study, runs, failures), made_with, output)
+    print(*report.write(study, report.outcomes(study, runs, failures), made_with, output), sep="\n")
+    if failures:
+        print(f"{len(failures)} of {len(runs)} runs failed; --resume tries them again", file=sys.stderr)
+    return FAILED if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(doors.run(main))

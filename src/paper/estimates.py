@@ -1,0 +1,63 @@
+"""How long runs will take: from the speed of those that ran in the same folder, else from speeds measured once."""
+
+from dataclasses import dataclass
+
+from src.config import Config
+from src.paper.runs import FINISHED, Run
+
+# Trained images per second on two cores (x86-64 with AVX-512, MindSpore 2.10, CPU): full precision, binary, binary with
+# noise modules. python benchmarks/training_step.py --network NAME --batch_size 32 --repeats 3
+IMAGES_PER_SECOND = {
+    "resnet20": (103.0, 69.0, 47.0),
+    "vgg_small": (9.0, 9.0, 7.0),
+    "resnet18": (2.0, 2.0, 1.5),
+    "alexnet": (3.0, 3.0, 2.0),
+}
+EVALUATED_PER_TRAINED = 3.0  # images of a test set in the time of one in training
+SECONDS_TO_START = 30.0  # imports, data, compilation
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Full batches of a training epoch, and images of the test set."""
+
+    steps: int
+    test_images: int
+
+
+def images_per_second(run: Run, others: list[Run]) -> tuple[float, bool]:
+    """Of training, and whether it was measured in this folder."""
+    config = run.config()
+    alike = [other for other in others if kind(other.config()) == kind(config)]
+    measured = [rate for other in alike for row in other.metrics() if (rate := row["images_per_second"]) > 0]
+    if measured:
+        return measured[-1], True
+    network, column = kind(config)
+    return IMAGES_PER_SECOND[network][column], False
+
+
+def kind(config: Config) -> tuple[str, int]:
+    """What the speed depends on: the network, and the column of IMAGES_PER_SECOND."""
+    noise = config.noise.enabled and config.schedules.alpha.start > 0
+    return config.network.name, 0 if not config.network.binary else 2 if noise else 1
+
+
+def seconds_left(run: Run, size: DataSize, rate: float) -> float:
+    """Until the run is finished, at `rate` trained images per second."""
+    if run.state() == FINISHED:
+        return 0.0
+    config = run.config()
+    steps = min(config.train.steps_per_epoch or size.steps, size.steps)
+    images = steps * config.data.batch_size + size.test_images / EVALUATED_PER_TRAINED
+    return (config.train.epochs - len(run.metrics())) * images / rate + SECONDS_TO_START
+
+
+def spoken(seconds: float) -> str:
+    """`3 h 20 min`, `12 min`, `40 s`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.0f} days"

@@ -1,0 +1,110 @@
+"""The pictures of the studies: the paper's figures beside ours."""
+
+import statistics
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from src.files import write_beside
+
+PAPER, OURS = "0.65", "tab:blue"
+
+
+def draw(study, results, made_with, path: Path) -> None:
+    """Writes the picture of a study as a PNG: curves of figure 3 and figure 4, bars for tables.
+
+    Args:
+        study, results, made_with: as of `report.write`.
+    """
+    drawers = {"figure3": _against_n, "figure4": _over_epochs}
+    figure = drawers.get(study.name, _bars)(results)
+    figure.suptitle("\n".join(filter(None, (study.title, str(made_with), made_with.caution))), fontsize=10)
+    save(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    write_beside(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+
+
+def _bars(results) -> Figure:
+    """A panel a network; for each method the paper's top-1 and ours."""
+    networks = list(dict.fromkeys(result.row.network for result in results))
+    most = max(sum(result.row.network == network for result in results) for network in networks)
+    figure = new_figure(5.5 * len(networks) + 1, 1.6 + 0.42 * most)
+    for panel, network in zip(figure.subplots(1, len(networks), squeeze=False).flat, networks, strict=True):
+        rows = [result for result in results if result.row.network == network]
+        for place, result in enumerate(rows):
+            reported, ours = result.row.reported[0], result.accuracy(0)
+            for offset, values, color in ((-0.2, [reported] if reported else [], PAPER), (0.2, ours, OURS)):
+                if values:
+                    mean = statistics.mean(values)
+                    error = statistics.stdev(values) if len(values) > 1 else None
+                    panel.barh(place + offset, mean, 0.38, color=color, xerr=error, ecolor="black", capsize=2)
+                    panel.text(mean + 1 + (error or 0), place + offset, f"{mean:.2f}", va="center", fontsize=7)
+        panel.set_yticks(range(len(rows)), [result.row.method for result in rows], fontsize=8)
+        panel.invert_yaxis()
+        panel.set_xlim(0, 112)
+        panel.set_xlabel("top-1 accuracy, %")
+        panel.set_title(network)
+        for label, color in (("paper", PAPER), ("ours", OURS)):
+            panel.barh(0, 0, color=color, label=label)
+        panel.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def _against_n(results) -> Figure:
+    """Accuracy, and the time of a step, against n."""
+    figure = new_figure(10, 4)
+    n = [int(result.row.method.removeprefix("n = ")) for result in results]
+    panels = (
+        ("top-1 accuracy at the end, %", [result.accuracy(0) for result in results]),
+        ("milliseconds a training step", [result.step_milliseconds() for result in results]),
+    )
+    for panel, (label, values) in zip(figure.subplots(1, 2), panels, strict=True):
+        known = [(place, found) for place, found in zip(n, values, strict=True) if found]
+        panel.errorbar(
+            [place for place, _ in known],
+            [statistics.mean(found) for _, found in known],
+            [statistics.stdev(found) if len(found) > 1 else 0 for _, found in known],
+            marker="o",
+            capsize=3,
+            color=OURS,
+            label="ours, closed form",
+        )
+        panel.set_xticks(n)
+        panel.set_xlabel("n (n + 1 cosines)")
+        panel.set_ylabel(label)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    figure.axes[1].set_ylim(bottom=0)
+    return figure
+
+
+def _over_epochs(results) -> Figure:
+    """Test accuracy against the epoch, a curve a setting, mean and range over the seeds."""
+    figure = new_figure(7.5, 4.6)
+    panel = figure.subplots()
+    for result in results:
+        if result.histories:
+            shares = np.array([[100 * row["test_top1"] for row in history] for history in result.histories])
+            epochs = np.arange(1, shares.shape[1] + 1)
+            (line,) = panel.plot(
+                epochs, shares.mean(0), marker="o" if len(epochs) < 50 else "", label=result.row.method
+            )
+            panel.fill_between(epochs, shares.min(0), shares.max(0), color=line.get_color(), alpha=0.2)
+        if result.row.reported[0] is not None:
+            label = f"paper, {result.row.method}, at its end"
+            panel.axhline(result.row.reported[0], color=PAPER, linestyle="--", label=label)
+    panel.set_xlabel("epoch")
+    panel.set_ylabel("top-1 accuracy, %")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    return figure

@@ -1,0 +1,209 @@
+"""The runs of a study: ordinary runs of train.py, each a process with a config file that anybody can run alone.
+
+All studies of a folder share its runs:
+
+    DIR/cells/CELL/seed0.yaml      the config: the recipe with what differs from it
+    DIR/cells/CELL/seed0/          the run folder
+    DIR/cells/CELL/seed0.log       what train.py printed
+"""
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.config import RESUMABLE, Config, leaf_keys, load_config, read_yaml
+from src.errors import UserError
+from src.files import make_folder, write_text
+from src.paper.studies import Cell, Study
+from src.run_folder import CONFIG, LAST, read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# What the cells of a study differ in, or each run has for itself; the rest of a config may be changed for all of them.
+OWN_SECTIONS = ("network", "noise", "schedules", "seed", "output_dir", "init_checkpoint")
+NEW, BEGUN, FINISHED = "new", "begun", "finished"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell with a seed, in a folder."""
+
+    cell: Cell
+    seed: int
+    output: Path
+    overrides: Mapping[str, Any]  # of the config, for all cells: the budget and where the data are
+
+    @property
+    def folder(self) -> Path:
+        return self.output / "cells" / self.cell.name / f"seed{self.seed}"
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder.with_suffix(".yaml")
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    @property
+    def differences(self) -> dict[str, Any]:
+        """From the recipe, by dotted key."""
+        own = {"seed": self.seed, "output_dir": str(self.folder)}
+        return {**self.cell.changes, **self.overrides, **own}
+
+    def config(self) -> Config:
+        return load_config(recipe_file(self.cell), self.differences)
+
+    def state(self) -> str:
+        """NEW, BEGUN (a checkpoint is there) or FINISHED.
+
+        Raises:
+            UserError: another config stands behind what is there.
+        """
+        if not (self.folder / LAST).is_file():
+            return NEW
+        wanted, found = (_leaves(config) for config in (self.config(), load_config(self.folder / CONFIG)))
+        for key in wanted:
+            if key not in RESUMABLE | {"output_dir"} and wanted[key] != found[key]:
+                raise UserError(
+                    f"{self.folder} holds a run with {key} {found[key]}, but {wanted[key]} is wanted: choose another "
+                    "--output_dir"
+                )
+        return FINISHED if len(self.metrics()) >= wanted["train.epochs"] else BEGUN
+
+    def metrics(self) -> list[dict[str, float]]:
+        """A row an epoch."""
+        return read_metrics(self.folder)
+
+    def write_config(self) -> None:
+        """Writes the config file: the recipe's keys, then what differs."""
+        content = read_yaml(recipe_file(self.cell))
+        for key, value in self.differences.items():
+            *sections, last = key.split(".")
+            place = content
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+        heading = f"# {self.cell.name}, seed {self.seed}: configs/{self.cell.recipe}.yaml with what differs from it\n"
+        make_folder(self.folder.parent)
+        write_text(self.config_file, heading + yaml.safe_dump(content, sort_keys=False))
+
+    def command(self) -> list[str]:
+        """Of the process: it begins the run, or goes on with it."""
+        train = [sys.executable, str(ROOT / "train.py")]
+        if self.state() == NEW:
+            return [*train, "--config", str(self.config_file)]
+        moved = [word for key in sorted(RESUMABLE & self.overrides.keys()) for word in (f"--{key}", _flag(self, key))]
+        return [*train, "--resume", str(self.folder), *moved]
+
+
+def recipe_file(cell: Cell) -> Path:
+    return ROOT / "configs" / f"{cell.recipe}.yaml"
+
+
+def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -> list[Run]:
+    """All runs of a study, every cell with the first seed, then with the next; their configs are valid.
+
+    Raises:
+        UserError: a key that the cells themselves set, or a value that the config refuses.
+    """
+    for key in overrides:
+        if key.split(".")[0] in OWN_SECTIONS:
+            raise UserError(f"--{key} cannot be given: it is what the runs of {study.name} differ in")
+    runs = [Run(cell, seed, output, overrides) for seed in range(seeds) for cell in study.cells]
+    for run in runs:
+        run.config()
+    return runs
+
+
+class Lock:
+    """Holds a folder for one command; a process that is handed `descriptor` holds it too, until it ends."""
+
+    def __init__(self, folder: Path):
+        make_folder(folder)
+        try:
+            self.descriptor = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"cannot open {folder}: {error.strerror}") from error
+
+    def acquire(self, say) -> None:
+        """Waits for another command, or a run that outlived its own, to end; says so."""
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another command, or a training run that it left behind, works in this folder: waiting for its end")
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+
+
+class Executor:
+    """Runs processes one after the other; SIGTERM, SIGHUP and Ctrl-C go to the one under way, which saves and ends.
+
+    Attributes:
+        stopped (int): the signal that came; 0: none.
+    """
+
+    def __init__(self, lock: Lock):
+        self.lock = lock
+        self.stopped = 0
+        self.process: subprocess.Popen | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop)
+
+    def execute(self, run: Run) -> str | None:
+        """Begins or continues a run and waits for its end; why it failed, or None."""
+        run.write_config()
+        command = run.command()
+        # A session of its own: the terminal's Ctrl-C would reach it twice.
+        with run.log.open("a", encoding="utf-8") as log:
+            log.write(f"$ {' '.join(command)}\n")
+            log.flush()
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(self.lock.descriptor,),
+            )
+            if self.stopped:  # in the moment before
+                self.process.send_signal(signal.SIGTERM)
+            code = self.process.wait()
+        if code == 0:
+            return None
+        return f"killed by signal {-code}" if code < 0 else _last_error(run.log) or f"exit code {code}"
+
+    def _stop(self, number: int, frame) -> None:
+        self.stopped = number
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+
+def _last_error(log: Path) -> str | None:
+    """The sentence that the last process of the log ended with, if it did with one."""
+    last = log.read_text(encoding="utf-8", errors="replace").rsplit("\n$ ", 1)[-1]
+    errors = re.findall(r"^error: (.*)$", last, re.MULTILINE)
+    return errors[-1] if errors else None
+
+
+def _leaves(config: Config) -> dict[str, Any]:
+    """The values by dotted key."""
+    leaves = {}
+    for key in leaf_keys(Config):
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        leaves[key] = value
+    return leaves
+
+
+def _flag(run: Run, key: str) -> str:
+    value = run.overrides[key]
+    return str(value).lower() if isinstance(value, bool) else str(value)

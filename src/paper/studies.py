@@ -1,0 +1,197 @@
+"""What the paper's tables and figures consist of: their rows, the figures that it reports, and the runs behind ours.
+
+A cell is one training run: a recipe in configs/ and what differs from it. Cells of the same name are the same run,
+which studies share. Reported figures are the paper's (Xu et al., NeurIPS 2021), in percent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training run: `recipe`, a file below configs/ without suffix, with the keys of `changes` set otherwise."""
+
+    name: str
+    recipe: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table. `reported`: top-1 or top-1 and top-5 of the paper, None where it has no figure. Without a
+    `cell` the method is not run here."""
+
+    network: str
+    method: str
+    reported: tuple[float | None, ...] = (None,)
+    cell: Cell | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure: `title` without data set and budget, and what the paper says of its outcome in `finding`."""
+
+    name: str
+    title: str
+    dataset: str
+    rows: tuple[Row, ...]
+    finding: str
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Each once, in the order of the rows."""
+        return list({row.cell.name: row.cell for row in self.rows if row.cell}.values())
+
+
+def cell(recipe: str, suffix: str = "", **changes) -> Cell:
+    """The cell of a recipe, or under a name with a suffix a changed one: noise__eta is the key noise.eta."""
+    return Cell(recipe.replace("/", "_") + suffix, recipe, {key.replace("__", "."): changes[key] for key in changes})
+
+
+HALF_BINARY = "activations of two bits"
+SAME_SHORTCUTS = "run here on Bi-Real's shortcuts with PReLU"
+
+
+def _resnet20(method: str) -> Cell:
+    return cell(f"cifar10/resnet20_{method}")
+
+
+def _vgg_small(method: str) -> Cell:
+    return cell(f"cifar10/vgg_small_{method}")
+
+
+def _resnet18(method: str) -> Cell:
+    return cell(f"imagenet/resnet18_{method}")
+
+
+def _alexnet(method: str) -> Cell:
+    return cell(f"imagenet/alexnet_{method}")
+
+
+TABLE1 = Study(
+    "table1",
+    "Table 1: methods on CIFAR-10",
+    "cifar10",
+    (
+        Row("ResNet-20", "FP32", (92.10,), _resnet20("fp32")),
+        Row("ResNet-20", "DoReFa", (84.44,), _resnet20("dorefa")),
+        Row("ResNet-20", "XNOR", (85.23,), _resnet20("xnor")),
+        Row("ResNet-20", "LNS", (85.78,)),
+        Row("ResNet-20", "TBN", (84.34,), note=HALF_BINARY),
+        Row("ResNet-20", "BNN+", (None,), _resnet20("bnn_plus"), note="84.59 in the paper's Table 3"),
+        Row("ResNet-20", "DSQ", (84.11,), _resnet20("dsq")),
+        Row("ResNet-20", "IR-Net", (85.40,), _resnet20("irnet")),
+        Row("ResNet-20", "FDA-BNN", (86.20,), _resnet20("fda")),
+        Row("VGG-Small", "FP32", (94.10,), _vgg_small("fp32")),
+        Row("VGG-Small", "DoReFa", (90.20,), _vgg_small("dorefa")),
+        Row("VGG-Small", "BinaryNet", (89.90,)),
+        Row("VGG-Small", "XNOR", (89.80,), _vgg_small("xnor")),
+        Row("VGG-Small", "BNN+", (91.31,), _vgg_small("bnn_plus")),
+        Row("VGG-Small", "DSQ", (91.72,), _vgg_small("dsq")),
+        Row("VGG-Small", "IR-Net", (90.40,), _vgg_small("irnet")),
+        Row("VGG-Small", "FDA-BNN", (92.54,), _vgg_small("fda")),
+    ),
+    "FDA-BNN is the best binary network in both columns.",
+)
+TABLE2 = Study(
+    "table2",
+    "Table 2: the sine module and the noise module",
+    "cifar10",
+    (
+        Row("ResNet-20", "STE", (84.44,), _resnet20("dorefa")),
+        Row("ResNet-20", "sine module", (85.83,), _resnet20("fda_no_noise")),
+        Row("ResNet-20", "sine and noise modules", (86.20,), _resnet20("fda")),
+    ),
+    "Each module adds to the accuracy.",
+)
+TABLE3 = Study(
+    "table3",
+    "Table 3: the noise module on other estimators",
+    "cifar10",
+    (
+        Row("ResNet-20", "DSQ", (84.11,), _resnet20("dsq")),
+        Row("ResNet-20", "DSQ with noise", (84.46,), cell("cifar10/resnet20_dsq", "_noise", noise__enabled=True)),
+        Row("ResNet-20", "BNN+", (84.59,), _resnet20("bnn_plus")),
+        Row("ResNet-20", "BNN+ with noise", (84.87,), cell("cifar10/resnet20_bnn_plus", "_noise", noise__enabled=True)),
+        Row("ResNet-20", "FDA", (85.83,), _resnet20("fda_no_noise")),
+        Row("ResNet-20", "FDA with noise", (86.20,), _resnet20("fda")),
+    ),
+    "The noise module helps every estimator.",
+)
+TABLE4 = Study(
+    "table4",
+    "Table 4: eta of the noise module",
+    "cifar10",
+    (
+        Row("ResNet-20", "eta = 0", (85.27,), cell("cifar10/resnet20_fda", "_eta_none", noise__eta="none")),
+        Row("ResNet-20", "eta = a t", (85.93,), cell("cifar10/resnet20_fda", "_eta_linear", noise__eta="linear")),
+        Row("ResNet-20", "eta = a sin(t)", (86.20,), _resnet20("fda")),
+    ),
+    "The sine is best, and without eta the noise module costs accuracy.",
+)
+TABLE5 = Study(
+    "table5",
+    "Table 5: methods on ImageNet",
+    "imagenet",
+    (
+        Row("ResNet-18", "FP32", (69.6, 89.2), _resnet18("fp32")),
+        Row("ResNet-18", "TBN", (55.6, 79.0), note=HALF_BINARY),
+        Row("ResNet-18", "DoReFa", (52.5, 67.7), _resnet18("dorefa"), SAME_SHORTCUTS),
+        Row("ResNet-18", "BinaryNet", (42.2, 67.1)),
+        Row("ResNet-18", "XNOR", (51.2, 73.2), _resnet18("xnor"), SAME_SHORTCUTS),
+        Row("ResNet-18", "ABC-Net", (42.7, 67.6)),
+        Row("ResNet-18", "Bi-Real", (56.4, 79.5), _resnet18("birealnet")),
+        Row("ResNet-18", "Bi-Real+PReLU", (59.0, 81.3), _resnet18("birealnet_prelu")),
+        Row("ResNet-18", "BOP", (54.2, 77.2)),
+        Row("ResNet-18", "LNS", (59.4, 81.7)),
+        Row("ResNet-18", "HWGQ", (59.6, 82.2), note=HALF_BINARY),
+        Row("ResNet-18", "PCNN", (57.3, 80.0)),
+        Row("ResNet-18", "QN", (53.6, 75.3)),
+        Row("ResNet-18", "ResNetE", (58.1, 80.6)),
+        Row("ResNet-18", "BONN", (59.3, 81.6)),
+        Row("ResNet-18", "IR-Net", (58.1, 80.0), _resnet18("irnet"), SAME_SHORTCUTS),
+        Row("ResNet-18", "RBCN", (59.5, 81.6)),
+        Row("ResNet-18", "FDA-BNN", (60.2, 82.3), _resnet18("fda")),
+        Row("AlexNet", "FP32", (56.6, 80.2), _alexnet("fp32")),
+        Row("AlexNet", "BinaryNet", (41.2, 65.6)),
+        Row("AlexNet", "DoReFa", (43.6, None), _alexnet("dorefa")),
+        Row("AlexNet", "XNOR", (44.2, 69.2), _alexnet("xnor")),
+        Row("AlexNet", "LNS", (44.4, None)),
+        Row("AlexNet", "FDA-BNN", (46.2, 69.7), _alexnet("fda")),
+    ),
+    "FDA-BNN is the best binary network in both columns.",
+)
+
+
+def _fixed_n(n: int) -> Cell:
+    return cell("cifar10/resnet20_fda", f"_n{n}", schedules__n__setting=1, schedules__n__n_p=n)
+
+
+FIGURE3_N = (1, 3, 5, 7, 9, 12, 15, 18)  # n + 1 cosines each; the paper prints a curve without its points
+FIGURE3 = Study(
+    "figure3",
+    "Figure 3: accuracy and step time against n",
+    "cifar10",
+    tuple(Row("ResNet-20", f"n = {n}", cell=_fixed_n(n)) for n in FIGURE3_N),
+    "Accuracy saturates near n = 10, while the time of a step grows with n; here the gradient has a closed form.",
+)
+FIGURE4 = Study(
+    "figure4",
+    "Figure 4: three settings of n",
+    "cifar10",
+    (
+        Row("ResNet-20", "setting 1: n = 9", cell=_fixed_n(9)),
+        Row(
+            "ResNet-20",
+            "setting 2: n from 1 to 9",
+            cell=cell("cifar10/resnet20_fda", "_n_from_1", schedules__n__setting=2),
+        ),
+        Row("ResNet-20", "setting 3: n from 9 to 18", (86.20,), _resnet20("fda")),
+    ),
+    "Setting 3 is best; the paper prints curves, and of their ends that of setting 3 alone as a figure.",
+)
+
+STUDIES = {study.name: study for study in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE3, FIGURE4)}
