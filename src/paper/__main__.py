@@ -21,12 +21,13 @@ from src.errors import UserError
 from src.files import make_folder
 from src.paper import estimates, figure1, report
 from src.paper.estimates import DataSize
-from src.paper.runs import BEGUN, FINISHED, Executor, Lock, Run, plan
+from src.paper.runs import BEGUN, FINISHED, Executor, Run, hold, plan
 from src.paper.studies import STUDIES, Study
 
-NAMES = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
+NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 FULL_SIZES = {"cifar10": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}  # images for training and testing
 SHORTHANDS = {
+    "--dataset": "data.name",
     "--data_path": "data.path",
     "--download": "data.download",
     "--epochs": "train.epochs",
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=1, metavar="S", help="runs a cell, seeds 0 .. S-1; default 1")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and end")
     parser.add_argument("--resume", action="store_true", help="go on with runs that were begun, try failed ones again")
-    parser.add_argument("--data_name", metavar="TEXT", help="of the data set, in titles; default: CIFAR-10 or ImageNet")
+    parser.add_argument("--data_name", metavar="TEXT", help="of the data set, for titles; default: CIFAR-10, ImageNet")
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
     output = Path(overrides.pop("output_dir", "runs/paper"))
@@ -66,9 +67,11 @@ def main(argv: Sequence[str]) -> int:
     if arguments.dry_run:
         return 0
     command = shlex.join(["python", "-m", "src.paper", *(word for word in argv if word != "--resume")])
-    name = arguments.data_name or NAMES[study.dataset]
+    data = runs[0].config().data.name
+    name = arguments.data_name or NAMES.get(data, data)
     made_with = report.budget(runs, size.steps, name, arguments.seeds, command)
-    return execute(study, runs, size, made_with, output)
+    with hold(output, lambda sentence: print(sentence, file=sys.stderr, flush=True)) as held:
+        return execute(study, runs, size, made_with, output, Executor(held))
 
 
 def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
@@ -87,7 +90,7 @@ def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
     except UserError as error:
         if must_exist:
             raise
-        print(f"without its data: {error}")
+        print(f"without the data, for the official set: {error}")
         train_images, test_images = FULL_SIZES[study.dataset]
         return DataSize(train_images // config.data.batch_size, test_images)
 
@@ -109,11 +112,10 @@ def say_plan(study: Study, runs: list[Run], size: DataSize) -> None:
     print(f"in all about {estimates.spoken(total)}, by the speeds {source}", flush=True)
 
 
-def execute(study: Study, runs: list[Run], size: DataSize, made_with: report.Budget, output: Path) -> int:
+def execute(
+    study: Study, runs: list[Run], size: DataSize, made_with: report.Budget, output: Path, executor: Executor
+) -> int:
     """Does what is not finished, and writes the report after every run; the exit code."""
-    lock = Lock(output)
-    lock.acquire(lambda sentence: print(sentence, file=sys.stderr, flush=True))
-    executor = Executor(lock)
     failures: dict[Path, str] = {}
     for number, run in enumerate(runs, start=1):
         if run.state() == FINISHED:

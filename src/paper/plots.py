@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from src.files import write_beside
 
@@ -54,9 +55,8 @@ def _bars(results) -> Figure:
         panel.set_xlim(0, 112)
         panel.set_xlabel("top-1 accuracy, %")
         panel.set_title(network)
-        for label, color in (("paper", PAPER), ("ours", OURS)):
-            panel.barh(0, 0, color=color, label=label)
-        panel.legend(loc="lower right", fontsize=8)
+    handles = [Patch(color=color, label=label) for label, color in (("paper", PAPER), ("ours", OURS))]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

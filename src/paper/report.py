@@ -113,6 +113,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     measures = range(max(len(result.row.reported) for result in results))
+    digits = 1 if study.dataset == "imagenet" else 2  # as the paper prints them
     timed = study.name == "figure3"
     header = ["network", "method"]
     for measure in measures:
@@ -124,7 +125,7 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
         cells = [result.row.network, result.row.method]
         for measure in measures:
             reported = result.row.reported[measure] if measure < len(result.row.reported) else None
-            cells += ["-" if reported is None else f"{reported:g}", spread(result.accuracy(measure))]
+            cells += ["-" if reported is None else f"{reported:.{digits}f}", spread(result.accuracy(measure))]
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
         notes = [result.row.note, *(f"failed, {reason}" for reason in result.failures)]
         cells.append(f"{len(result.histories)} of {result.planned}" if result.row.cell else "the paper's figure alone")

@@ -7,13 +7,14 @@ All studies of a folder share its runs:
     DIR/cells/CELL/seed0.log       what train.py printed
 """
 
+import contextlib
 import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,23 +125,24 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
     return runs
 
 
-class Lock:
-    """Holds a folder for one command; a process that is handed `descriptor` holds it too, until it ends."""
-
-    def __init__(self, folder: Path):
-        make_folder(folder)
+@contextlib.contextmanager
+def hold(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """Holds a folder for one command, and gives a descriptor: a process that inherits it holds the folder too, until
+    it ends. Waits for another command, or a run that outlived its own, to end, and says so."""
+    make_folder(folder)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot open {folder}: {error.strerror}") from error
+    try:
         try:
-            self.descriptor = os.open(folder, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"cannot open {folder}: {error.strerror}") from error
-
-    def acquire(self, say) -> None:
-        """Waits for another command, or a run that outlived its own, to end; says so."""
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say("another command, or a training run that it left behind, works in this folder: waiting for its end")
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class Executor:
@@ -150,8 +152,8 @@ class Executor:
         stopped (int): the signal that came; 0: none.
     """
 
-    def __init__(self, lock: Lock):
-        self.lock = lock
+    def __init__(self, held: int):
+        self.held = held  # the descriptor of `hold`
         self.stopped = 0
         self.process: subprocess.Popen | None = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -171,7 +173,7 @@ class Executor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(self.lock.descriptor,),
+                pass_fds=(self.held,),
             )
             if self.stopped:  # in the moment before
                 self.process.send_signal(signal.SIGTERM)

@@ -1,0 +1,207 @@
+"""python -m src.paper: what it runs, skips, goes on with and reports, over a stand-in for train.py."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import doors as processes
+from src import doors
+from src.paper import __main__ as paper
+from src.paper import runs
+
+ON_DIGITS = ("--dataset", "digits", "--data.batch_size", "32", "--epochs", "2")
+TABLE2 = ["cifar10_resnet20_dorefa", "cifar10_resnet20_fda_no_noise", "cifar10_resnet20_fda"]
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A folder whose train.py is the stand-in; signals are as before afterwards."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "train.py").write_text((Path(__file__).with_name("fake_train.py")).read_text())
+    (root / "configs").symlink_to(processes.ROOT / "configs")
+    (root / "root.json").write_text(json.dumps(str(processes.ROOT)))
+    behave(root)
+    monkeypatch.setattr(runs, "ROOT", root)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield root
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def behave(root: Path, **behaviours: str) -> None:
+    """How each cell's run ends: finish, fail, crash or wait."""
+    (root / "behaviours.json").write_text(json.dumps(behaviours))
+
+
+def calls(root: Path) -> list[str]:
+    file = root / "calls.txt"
+    found = file.read_text().splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return found
+
+
+def call(output: Path, *argv, name: str = "table2") -> int:
+    return doors.run(paper.main, [name, "--output_dir", str(output), *ON_DIGITS, *argv])
+
+
+def table(output: Path, name: str = "table2") -> list[dict[str, str]]:
+    with (output / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_runs_every_cell_with_every_seed_and_reports_mean_and_spread(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert call(output, "--seeds", "2") == 0
+    assert calls(stand_in) == [f"{cell} seed{seed} new" for seed in (0, 1) for cell in TABLE2]
+    rows = table(output)
+    assert [row["method"] for row in rows] == ["STE", "sine module", "sine and noise modules"]
+    for row in rows:
+        assert (row["top1_mean"], row["top1_std"]) == ("20.5", "0.7071")
+        assert (row["runs"], row["planned"], row["shortened"]) == ("2", "2", "True")
+    page = (output / "table2.md").read_text()
+    assert "| ResNet-20 | sine module | 85.83 | 20.50 ± 0.71 | 2 of 2 |" in page
+    assert "digits, 2 of 400 epochs of 44 steps, batch 32, seeds 0 to 1" in page
+    assert "**Not results.**" in page
+    assert (output / "table2.png").stat().st_size > 10_000
+    assert "cifar10_resnet20_fda           seed 1  new" in capsys.readouterr().out
+
+
+def test_the_config_of_a_run_is_one_that_anybody_can_run(stand_in, tmp_path):
+    output = tmp_path / "out"
+    call(output)
+    file = output / "cells/cifar10_resnet20_dorefa/seed0.yaml"
+    config = runs.load_config(file)
+    assert (config.network.estimator, config.noise.enabled) == ("clipped_ste", False)
+    assert (config.data.name, config.train.epochs, config.seed) == ("digits", 2, 0)
+    assert "optimizer" not in file.read_text(), "it names what differs from the default alone"
+
+
+def test_finished_runs_are_not_run_again_and_studies_share_them(stand_in, tmp_path):
+    output = tmp_path / "out"
+    assert call(output) == 0
+    calls(stand_in)
+    assert call(output) == 0
+    assert calls(stand_in) == []
+    assert call(output, name="table4") == 0
+    assert calls(stand_in) == ["cifar10_resnet20_fda_eta_none seed0 new", "cifar10_resnet20_fda_eta_linear seed0 new"]
+    assert [row["runs"] for row in table(output, "table4")] == ["1", "1", "1"]
+
+
+def test_a_failed_run_does_not_lose_the_others_and_is_tried_again(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    behave(stand_in, cifar10_resnet20_dorefa="fail", cifar10_resnet20_fda_no_noise="crash")
+    assert call(output) == 1
+    assert "2 of 3 runs failed" in capsys.readouterr().err
+    assert [row["runs"] for row in table(output)] == ["0", "0", "1"]
+    page = (output / "table2.md").read_text()
+    assert "failed, seed 0: the loss is no finite number (see " in page
+    assert "failed, seed 0: killed by signal 9" in page
+    behave(stand_in)
+    calls(stand_in)
+    assert call(output, "--resume") == 0
+    assert calls(stand_in) == [f"{cell} seed0 new" for cell in TABLE2[:2]]
+    assert "failed, seed" not in (output / "table2.md").read_text()
+
+
+def test_a_signal_goes_to_the_run_under_way_which_resume_goes_on_with(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    behave(stand_in, cifar10_resnet20_fda_no_noise="wait")
+
+    def interrupt() -> None:
+        while not (stand_in / "waiting").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert call(output) == 143
+    thread.join()
+    assert "go on with the same command and --resume" in capsys.readouterr().out
+    assert calls(stand_in) == [f"{cell} seed0 new" for cell in TABLE2[:2]]
+    assert call(output) == 2
+    assert "1 runs in" in (message := capsys.readouterr().err) and "--resume" in message
+    assert call(output, "--resume") == 0
+    assert calls(stand_in) == [f"{TABLE2[1]} seed0 resume", f"{TABLE2[2]} seed0 new"]
+
+
+def test_another_budget_in_the_same_folder_is_refused(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    call(output)
+    assert call(output, "--epochs", "3") == 2
+    assert "holds a run with train.epochs 2, but 3 is wanted: choose another --output_dir" in capsys.readouterr().err
+    assert call(output, "--data.workers", "1") == 2
+
+
+def test_a_run_that_outlived_its_command_is_waited_for(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    with runs.hold(output, print) as held:
+        orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], pass_fds=(held,))
+    assert call(output) == 0
+    assert orphan.poll() == 0
+    assert "waiting for its end" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_would_run_and_leaves_nothing(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert call(output, "--dry-run", name="figure4") == 0
+    said = capsys.readouterr().out
+    assert "Figure 4: three settings of n: 3 cells, 3 runs" in said
+    assert said.count(" new ") == 3 and "in all about" in said
+    assert not output.exists() and calls(stand_in) == []
+
+
+def test_a_dry_run_needs_no_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doors.run(paper.main, ["table5", "--dry-run", "--data_path", "nowhere"]) == 0
+    said = capsys.readouterr().out
+    assert "nowhere/train is no folder" in said and "imagenet_alexnet_fda" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_speeds_measured_in_the_folder_serve_the_estimate(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    call(output)
+    capsys.readouterr()
+    assert call(output, "--dry-run", name="table4") == 0
+    # 2 epochs of 44 steps of 32 images, and a third of 360, at 100 images/s; 30 s to start
+    assert "cifar10_resnet20_fda_eta_none    seed 0  new       about 1 min" in (said := capsys.readouterr().out)
+    assert "in all about 2 min, by the speeds of runs in this folder" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("table6",), "invalid choice: 'table6'"),
+        ((), "arguments are required: NAME"),
+        (("table1", "--seeds", "0"), "--seeds is 0, but must be at least 1"),
+        (("table1", "--epochs", "0"), "train.epochs is 0"),
+        (("table1", "--network.estimator", "ste"), "--network.estimator cannot be given"),
+        (("table1", "--seed", "3"), "--seed cannot be given"),
+        (("figure4", "--schedules.n.n_p", "3"), "--schedules.n.n_p cannot be given"),
+        (("table1", "--data_path", "nowhere"), "CIFAR-10 is not complete at nowhere"),
+        (("table5", "--data_path", "nowhere"), "ImageNet is not complete at nowhere"),
+        (("table1", "--dataset", "digits", "--data.batch_size", "5000"), "data.batch_size is 5000"),
+        (("table1", "--epoch", "3"), "--epoch"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence_before_anything_runs(argv, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doors.run(paper.main, list(argv)) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ") and expected in message and "\n" not in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(stand_in, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert call(tmp_path / "file/out") == 2
+    assert "cannot make the folder" in capsys.readouterr().err
