@@ -1,6 +1,6 @@
-"""Images per second of a training step and of evaluation: ResNet-20, each gradient of sign, and the fp32 twin.
+"""Images per second of a training step and of evaluation: a network, each gradient of sign, and the fp32 twin.
 
-    python benchmarks/training_step.py [--batch_size 128] [--repeats 15]
+    python benchmarks/training_step.py [--network resnet20] [--batch_size 128] [--repeats 15]
 
 All variants are built first and take turns, so that a slow moment of the machine meets all of them; the table gives
 medians and each variant's ratio to the clipped straight-through estimator.
@@ -30,6 +30,7 @@ BASELINE = "clipped_ste"
 
 def main(argv: Sequence[str]) -> int:
     parser = doors.Parser(prog="benchmarks/training_step.py", description=__doc__)
+    parser.add_argument("--network", default="resnet20")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device_target", default="CPU")
@@ -47,12 +48,16 @@ def main(argv: Sequence[str]) -> int:
     from src.models import create_model
     from src.training.step import TrainStep
 
+    try:
+        size = create_model(arguments.network).image_size
+    except ValueError as error:
+        raise UserError(str(error)) from error
     generator = np.random.default_rng(0)
-    images = ms.Tensor(generator.normal(size=(arguments.batch_size, 3, 32, 32)).astype(np.float32))
+    images = ms.Tensor(generator.normal(size=(arguments.batch_size, 3, size, size)).astype(np.float32))
     labels = ms.Tensor(generator.integers(0, 10, arguments.batch_size).astype(np.int32))
     steps, networks = {}, {}
     for name, options in VARIANTS.items():
-        network = create_model("resnet20", **options)
+        network = create_model(arguments.network, **options)
         optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9, weight_decay=1e-4)
         tables = {"n": np.full(1, 9, np.float32), "alpha": np.full(1, 0.1, np.float32)}
         schedules.attach(network, tables, optimizer.global_step)
@@ -69,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
                 if turn:
                     times[name, what].append(time.perf_counter() - begun)
     median = {key: statistics.median(values) for key, values in times.items()}
-    print(f"ResNet-20, batch {arguments.batch_size}, median of {arguments.repeats}, images/s (ratio to {BASELINE})")
+    heading = f"{arguments.network}, batch {arguments.batch_size}, median of {arguments.repeats}"
+    print(f"{heading}, images/s (ratio to {BASELINE})")
     for name in VARIANTS:
         cells = [
             f"{arguments.batch_size / median[name, what]:7.0f} ({median[BASELINE, what] / median[name, what]:.2f})"

@@ -75,7 +75,7 @@ class Dataset:
         self.name = name
         self.splits = splits
         self.root = self.source.find(path, splits, download)
-        self.preprocessing = self.source.described(self.root)
+        self.preprocessing = self.source.described(self.root, splits[0])
         self.image_size = image_size or self.preprocessing.size
         self.num_classes = len(self.preprocessing.classes)
         self.batch_size = batch_size

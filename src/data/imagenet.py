@@ -95,10 +95,9 @@ class ImageNet(Source):
             python_multiprocessing=False,  # reading a file waits for the disk, not for Python
         )
 
-    def classes(self, folder: str) -> tuple[str, ...]:
+    def classes(self, folder: str, split: str) -> tuple[str, ...]:
         """The names of the class folders, in order; of ImageNet they are WordNet's numbers."""
-        place = next(Path(folder) / name for name in FOLDERS.values() if (Path(folder) / name).is_dir())
-        return tuple(class_folders(place))
+        return tuple(class_folders(Path(folder) / FOLDERS[split]))
 
     def augmentation(self) -> list:
         """A crop of 8 to 100 % of the area scaled to 224x224, and a horizontal flip (section 3 of the paper)."""

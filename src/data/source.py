@@ -29,8 +29,8 @@ class Source:
         """A MindSpore dataset of a split's rows (image, label[, index]), or of one of `shards` disjoint parts of it."""
         raise NotImplementedError
 
-    def classes(self, folder: str) -> tuple[str, ...]:
-        """Their names, by label."""
+    def classes(self, folder: str, split: str) -> tuple[str, ...]:
+        """Their names, by label; every split that `find` looked at has the same."""
         return self.preprocessing.classes
 
     def augmentation(self) -> list:
@@ -45,9 +45,9 @@ class Source:
         """The files that hold one picture each, which `broken_picture` can look at; none where `find` verified all."""
         return ()
 
-    def described(self, folder: str) -> Preprocessing:
+    def described(self, folder: str, split: str) -> Preprocessing:
         """`preprocessing` with the classes of this folder."""
-        return replace(self.preprocessing, classes=self.classes(folder))
+        return replace(self.preprocessing, classes=self.classes(folder, split))
 
 
 def broken_picture(path: str) -> str | None:

@@ -106,3 +106,11 @@ def require_size(images, size: int) -> None:
     height, width = images.shape[2:]
     if height != size or width != size:
         raise ValueError(f"the images are {height}x{width}, but this network takes {size}x{size} alone")
+
+
+def require_multiple(images, factor: int) -> None:
+    """ValueError unless height and width of images (N, C, H, W) are multiples of `factor`; for networks whose shortcuts
+    and convolutions halve other sizes differently."""
+    height, width = images.shape[2:]
+    if height % factor or width % factor:
+        raise ValueError(f"the images are {height}x{width}, but this network takes multiples of {factor} alone")

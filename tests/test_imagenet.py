@@ -1,0 +1,107 @@
+"""Pictures in ImageNet's layout through the doors: training, evaluation, export, broken files."""
+
+import csv
+import importlib
+import json
+
+import pytest
+from pictures import write_tree
+from PIL import Image
+
+import doors as processes
+from src import doors
+
+train = importlib.import_module("train")
+evaluation = importlib.import_module("eval")
+
+# ResNet-20 takes any size, and its fp32 twin compiles fast.
+NETWORK = ("--dataset", "imagenet", "--network.name", "resnet20", "--network.binary", "false", "--data.batch_size", 4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a tree of which one picture in training is broken, and the run that train.py made of it."""
+    folder = tmp_path_factory.mktemp("run")
+    tree = write_tree(folder / "tree", train=12, test=8)
+    (tree / "train/class1/0005.JPEG").write_bytes(b"no picture")
+    done = processes.run("train.py", *NETWORK, "--data_path", "tree", "--epochs", 1, "--output_dir", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "1 broken pictures replaced" in done.stdout
+    return folder
+
+
+def refused(capsys, door, *argv) -> str:
+    assert doors.run(door.main, [str(argument) for argument in argv]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+def test_training_counts_what_it_replaced(trained):
+    with (trained / "run/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["replaced_images"]) for row in rows] == [("3", "1")]
+
+
+def test_evaluation_knows_the_classes(trained, capsys, monkeypatch):
+    monkeypatch.chdir(trained)
+    assert doors.run(evaluation.main, ["--checkpoint", "run/best.ckpt", "--check_data"]) == 0
+    output = capsys.readouterr().out
+    assert "8 pictures can be decoded" in output and "8 test images of imagenet" in output
+    assert all(f"class{label}" in output for label in range(4))
+    assert json.loads(output.strip().split("\n")[-1])["images"] == 8
+
+
+def test_evaluation_on_other_classes_is_refused(trained, capsys, tmp_path):
+    tree = write_tree(tmp_path, train=4, test=8)
+    (tree / "val/class3").rename(tree / "val/class9")
+    message = refused(capsys, evaluation, "--checkpoint", trained / "run/best.ckpt", "--data_path", tree)
+    assert "trained on 4 classes" in message and "class3 is in one alone" in message
+
+
+def test_a_broken_picture_is_named_in_evaluation(trained, capsys, tmp_path):
+    tree = write_tree(tmp_path, train=4, test=8)
+    (tree / "val/class2/0006.JPEG").write_bytes(b"")
+    message = refused(capsys, evaluation, "--checkpoint", trained / "run/best.ckpt", "--data_path", tree)
+    assert "1 of 8 pictures cannot be decoded, first" in message and "val/class2/0006.JPEG" in message
+
+
+def test_check_data_names_broken_pictures_before_training(trained, capsys, tmp_path):
+    message = refused(
+        capsys, train, *NETWORK, "--data_path", trained / "tree", "--check_data", "--output_dir", tmp_path / "new"
+    )
+    assert "1 of 20 pictures cannot be decoded, first" in message and "train/class1/0005.JPEG" in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_an_export_says_what_becomes_of_a_picture(trained):
+    done = processes.run(
+        "export.py", "--checkpoint", "run/best.ckpt", "--file_format", "MINDIR", "--output", "net", cwd=trained
+    )
+    assert done.returncode == 0, done.stderr
+    assert "500 images compared" in done.stdout
+    description = json.loads((trained / "net.mindir.json").read_text())
+    assert description["input"]["shape"] == ["dynamic", 3, 224, 224]
+    preprocessing = description["preprocessing"]
+    assert preprocessing["classes"] == [f"class{label}" for label in range(4)]
+    assert (preprocessing["size"], preprocessing["shorter_side"]) == (224, 256)
+
+
+def test_a_network_of_fixed_size_refuses_other_images(capsys, tmp_path):
+    tree = write_tree(tmp_path, train=4, test=4)
+    message = refused(capsys, train, "--dataset", "imagenet", "--data_path", tree, "--network.name", "vgg_small")
+    assert "vgg_small takes images of 32x32 alone, but those of imagenet are 224x224" in message
+
+
+def test_a_foreign_checkpoint_takes_the_folders_classes(trained, capsys, tmp_path):
+    import mindspore as ms
+
+    from src.models import create_model
+
+    ms.save_checkpoint(create_model("resnet20", num_classes=4, binary=False), str(tmp_path / "foreign.ckpt"))
+    Image.new("RGB", (50, 300)).save(trained / "tree/val/class0/narrow.JPEG")
+    argv = ["--checkpoint", tmp_path / "foreign.ckpt", *NETWORK, "--data_path", trained / "tree"]
+    assert doors.run(evaluation.main, [str(argument) for argument in argv]) == 0
+    assert "9 test images of imagenet" in capsys.readouterr().out
+    (trained / "tree/val/class0/narrow.JPEG").unlink()

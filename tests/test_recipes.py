@@ -1,0 +1,104 @@
+"""The shipped recipes: each builds its network; under the slow tests each cell of the paper takes a step, and the
+networks for ImageNet learn 32 pictures by heart."""
+
+import csv
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from pictures import write_tree
+
+import doors as processes
+from src.binary import BinaryLayer, schedules
+from src.config import load_config
+from src.experiment import build, build_network
+from src.models import NETWORKS, create_model
+from src.paper.runs import recipe_file
+from src.paper.studies import STUDIES
+from src.runtime import Worker
+from src.training.step import TrainStep
+
+FILES = sorted((processes.ROOT / "configs").rglob("*.yaml"))
+CELLS = {cell.name: cell for study in STUDIES.values() for cell in study.cells}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("imagenet"), train=16, test=8)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_every_recipe_builds_its_network(file):
+    config = load_config(file)
+    network = build_network(config, 10)
+    layers = [cell for _, cell in network.cells_and_names() if isinstance(cell, BinaryLayer)]
+    assert layers
+    assert all((layer.weight_quantizer is not None) == config.network.binary for layer in layers)
+    noise = [parameter for parameter in network.get_parameters() if ".noise." in parameter.name]
+    assert bool(noise) == (config.network.binary and config.noise.enabled)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_takes_a_step(name):
+    """In PyNative mode, which spares the compilation; the networks' own tests and the cells have graph mode."""
+    network = create_model(name)
+    size = network.image_size if network.fixed_size else min(network.image_size, 64)
+    optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9)
+    tables = {"n": np.array([9], np.float32), "alpha": np.array([0.1], np.float32)}
+    schedules.attach(network, tables, optimizer.global_step)
+    before = network.linear.weight.asnumpy().copy()
+    images = np.random.default_rng(0).normal(size=(2, 3, size, size)).astype(np.float32)
+    step = TrainStep(network, nn.CrossEntropyLoss(), optimizer).set_train()
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        loss, norm, finite = step(Tensor(images), Tensor([0, 1], ms.int32))
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+    assert bool(finite.asnumpy()) and math.isfinite(float(loss.asnumpy())) and float(norm.asnumpy()) > 0
+    assert (network.linear.weight.asnumpy() != before).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_takes_a_step(name, tree):
+    cell = CELLS[name]
+    data = {"data.name": "digits"} if cell.recipe.startswith("cifar10") else {"data.path": str(tree)}
+    budget = {"data.batch_size": 8, "train.epochs": 1, "train.steps_per_epoch": 1, "scheduler.name": "constant"}
+    config = load_config(recipe_file(cell), {**cell.changes, **data, **budget})
+    experiment = build(config, Worker())
+    before = {parameter.name: parameter.asnumpy().copy() for parameter in experiment.network.trainable_params()}
+    step = TrainStep(experiment.network, experiment.loss, experiment.optimizer).set_train()
+    loss, norm, finite = (value.asnumpy() for value in step(*next(experiment.data.train(0))))
+    assert finite and math.isfinite(loss) and norm > 0
+    moved = [
+        name
+        for name, values in before.items()
+        if (experiment.network.parameters_dict()[name].asnumpy() != values).any()
+    ]
+    assert len(moved) > 0.9 * len(before), sorted(set(before) - set(moved))
+
+
+def losses(folder) -> list[float]:
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["train_loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet18", "resnet34", "alexnet"])
+def test_the_networks_for_imagenet_learn_32_pictures(network, tmp_path):
+    """20 steps of batch 8, five times over the same 32 pictures without augmentation, by train.py: the loss halves."""
+    tree = write_tree(tmp_path / "tree", train=32, test=8)
+    done = processes.run(
+        "train.py",
+        *("--config", processes.ROOT / f"configs/imagenet/{network.replace('34', '18')}_fda.yaml"),
+        *("--network.name", network, "--data_path", tree, "--data.augment", "false", "--data.batch_size", 8),
+        *("--epochs", 5, "--loss.label_smoothing", 0, "--optimizer.lr", 0.003, "--output_dir", "run"),
+        cwd=tmp_path,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    course = losses(tmp_path / "run")
+    assert len(course) == 5 and np.isfinite(course).all()
+    assert course[-1] <= course[0] / 2, course
