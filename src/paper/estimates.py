@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from src.config import Config
 from src.paper.runs import FINISHED, Run
 
-# Trained images per second on two cores (x86-64 with AVX-512, MindSpore 2.10, CPU): full precision, binary, binary with
-# noise modules. python benchmarks/training_step.py --network NAME --batch_size 32 --repeats 3
+# Trained images per second on two busy CPU cores (x86-64 with AVX-512): full precision, binary, binary with noise
+# modules. python benchmarks/training_step.py --network NAME --batch_size 8 --repeats 2 (resnet20: README, Performance)
 IMAGES_PER_SECOND = {
     "resnet20": (103.0, 69.0, 47.0),
-    "vgg_small": (9.0, 9.0, 7.0),
-    "resnet18": (2.0, 2.0, 1.5),
-    "alexnet": (3.0, 3.0, 2.0),
+    "vgg_small": (18.0, 13.0, 10.0),
+    "resnet18": (5.0, 4.0, 3.0),
+    "alexnet": (5.0, 2.0, 1.0),
 }
-EVALUATED_PER_TRAINED = 3.0  # images of a test set in the time of one in training
+EVALUATED_PER_TRAINED = 4.0  # images of a test set in the time of one in training, there
 SECONDS_TO_START = 30.0  # imports, data, compilation
 
 
