@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from src import doors
 from src.binary.fourier import partial_sum, partial_sum_derivative
-from src.errors import UserError
+from src.paper.plots import new_figure, save
 
 OMEGA = 0.1
 TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the default schedule starts and ends
@@ -21,8 +19,7 @@ TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the defaul
 
 def draw(path: Path) -> None:
     """Writes the figure as a PNG: the functions, their derivatives near 0, and over more than a period."""
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 3.8)
     space, near, far = figure.subplots(1, 3)
     t = np.linspace(-4, 4, 2001)
     wide = np.linspace(-40, 40, 8001)
@@ -45,17 +42,14 @@ def draw(path: Path) -> None:
         panel.set_xlabel("t")
         panel.grid(alpha=0.3)
         panel.legend(loc="lower right" if panel is space else "upper right", fontsize=8)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def main(argv: Sequence[str]) -> int:
     parser = doors.Parser(prog="python -m src.paper.sine_module", description=__doc__)
     parser.add_argument("output", help="the PNG to write")
     path = Path(parser.parse_args(argv).output)
-    try:
-        draw(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    draw(path)
     print(path)
     return 0
 
