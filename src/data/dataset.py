@@ -1,5 +1,6 @@
 """What training and evaluation see of a data set: shuffled, augmented, sharded batches; all test images in order."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from src.preprocessing import Preprocessing
 
 SOURCES: dict[str, Source] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "digits": Digits(), "imagenet": ImageNet()}
 ErrorSamples = engine.config.ErrorSamplesMode
+CHECKED_AT_ONCE = 1000  # pictures, between two steps of the bar
 
 
 def find_source(name: str) -> Source:
@@ -50,9 +52,6 @@ class Dataset:
 
     Attributes:
         preprocessing (Preprocessing): of this data set, with its classes.
-        replaced (int): training images of the epoch under way that could not be decoded, and in whose place the engine
-            put others that could.
-
     Raises:
         UserError: an unknown name; files missing, truncated or damaged.
     """
@@ -84,20 +83,40 @@ class Dataset:
         self.seed = seed
         self.rank = rank
         self.size = size
-        self.replaced = 0
+        self.requested: list[int] = []
+        self.delivered: list[int] = []
 
-    def check(self) -> int:
-        """Decodes every picture of the splits, with a progress bar; the number of pictures.
+    @property
+    def replaced(self) -> int:
+        """How many training images of the epoch under way could not be decoded, so that others came in their place:
+        those that were requested before the last good one, or of a whole epoch all.
 
-        Data sets whose files `find` verifies as a whole have no pictures to look at: 0.
+        The engine delivers good images in the order of its requests, and others once more between them or at the end.
+        """
+        delivered = set(self.delivered)
+        place = {index: number for number, index in enumerate(list(self.requested))}
+        reach = max((place[index] for index in delivered), default=-1) + 1
+        if len(self.delivered) == len(place):  # no remainder was dropped
+            reach = len(place)
+        return reach - len(delivered)
+
+    def check(self, splits: tuple[str, ...] | None = None) -> int:
+        """Decodes every picture of these splits, or of all that are open, with a progress bar; how many there are.
+
+        Workers that train together share them. Data sets whose files `find` verifies as a whole have no pictures to
+        look at: 0.
 
         Raises:
             UserError: names the first that cannot be decoded, and says how many there are.
         """
-        paths = list(self.source.pictures(self.root, self.splits))
-        with ThreadPoolExecutor(self.workers) as pool:
-            reasons = tqdm(pool.map(broken_picture, paths), total=len(paths), unit="picture", disable=not paths)
-            broken = [(path, reason) for path, reason in zip(paths, reasons, strict=True) if reason]
+        paths = list(self.source.pictures(self.root, splits or self.splits))[self.rank :: self.size]
+        broken = []
+        with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(paths), unit="picture", disable=not paths) as bar:
+            for start in range(0, len(paths), CHECKED_AT_ONCE):
+                some = paths[start : start + CHECKED_AT_ONCE]
+                reasons = pool.map(broken_picture, some)
+                broken += [(path, reason) for path, reason in zip(some, reasons, strict=True) if reason]
+                bar.update(len(some))
         if broken:
             (path, reason), others = broken[0], len(broken) - 1
             raise UserError(
@@ -129,7 +148,7 @@ class Dataset:
 
         Seed and epoch fix the order; they and the number of workers fix the augmentation, since each worker draws
         numbers of its own. So a resumed run sees what the first would have. An image that cannot be decoded is replaced
-        by one that can, and counted in `replaced`.
+        by one that can, and counted by `replaced`.
         """
         engine.config.set_seed((self.seed * 1_000_003 + epoch) % 2**31)
         rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
@@ -139,9 +158,12 @@ class Dataset:
         batches = self._batches(rows, transforms, drop_remainder=True)
         if stop is not None:
             batches = batches.take(stop)
-        self.replaced = 0
         engine.config.set_error_samples_mode(ErrorSamples.REPLACE)
-        return self._counted((batches.skip(skip) if skip else batches).create_tuple_iterator(num_epochs=1))
+        if not self.source.indexed:
+            return self._read(batches.skip(skip) if skip else batches, "train", [])
+        self.requested, self.delivered = rows.source.requested, []
+        # What is skipped here is counted too, so that a resumed epoch tells the same as a whole one.
+        return itertools.islice(self._read(batches, "train", self.delivered), skip, None)
 
     def test(self) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
         """Batches of all test images in the file's order; the last one may be smaller.
@@ -152,7 +174,7 @@ class Dataset:
         rows = self.source.open(self.root, "test", False, 1, 0, self.workers)
         batches = self._batches(rows, self.source.plain(self.image_size), drop_remainder=False)
         engine.config.set_error_samples_mode(ErrorSamples.RETURN)
-        return self._counted(batches.create_tuple_iterator(num_epochs=1))
+        return self._read(batches, "test", [])
 
     def _count(self, split: str) -> int:
         return self.source.open(self.root, split, False, 1, 0, 1).get_dataset_size()
@@ -169,19 +191,15 @@ class Dataset:
             num_parallel_workers=self.workers,
         )
 
-    def _counted(self, batches) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
-        """(images, labels) of the batches. An index that comes again stands in a broken image's place."""
-        seen: set[int] = set()
+    def _read(self, batches, split: str, delivered: list[int]) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
+        """(images, labels) of the batches; adds the indices, where there are any, to `delivered`."""
         try:
-            for images, labels, *index in batches:
-                if index:
-                    indices = index[0].asnumpy().tolist()
-                    before = len(seen)
-                    seen.update(indices)
-                    self.replaced += len(indices) - (len(seen) - before)
+            for images, labels, *indices in batches.create_tuple_iterator(num_epochs=1):
+                if indices:
+                    delivered += indices[0].asnumpy().tolist()
                 yield images, labels
         except RuntimeError as error:
-            self.check()  # names the picture, if it is one
+            self.check((split,))  # names the picture, if it is one
             raise UserError(f"an image of {self.name} cannot be read: {_reason(error)}") from error
 
 

@@ -5,6 +5,7 @@ PIL, so that any other reader of the picture sees the same pixels.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,21 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 class Pictures:
     """Rows (bytes of the file uint8 (B,), label int32, index int32), from disk at each access.
 
-    MindSpore's own ImageFolderDataset has no index, without which images that replace broken ones cannot be counted.
+    `requested` are the indices in the order in which the engine asked for them. MindSpore's own ImageFolderDataset has
+    no indices, without which pictures that were replaced cannot be counted.
     """
 
     def __init__(self, paths: list[str], labels: list[int]):
         self.paths = paths
         self.labels = labels
+        self.requested: list[int] = []
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int):
         index = int(index)
+        self.requested.append(index)
         return read_bytes(self.paths[index]), np.int32(self.labels[index]), np.int32(index)
 
 
@@ -57,16 +61,10 @@ class ImageNet(Source):
             folder = root / FOLDERS[split]
             if not folder.is_dir():
                 raise UserError(f"ImageNet is not complete at {root}: {folder} is no folder; {hint}")
-            found[split] = class_folders(folder)
-            if not found[split]:
-                raise UserError(
-                    f"{folder} holds no class folders: pictures are expected in {folder}/CLASS/, a folder a class"
-                )
-            for name in found[split]:
-                if next(pictures_of(folder / name), None) is None:
-                    raise UserError(
-                        f"the class folder {folder / name} is empty: no file in it ends in {', '.join(SUFFIXES)}"
-                    )
+            try:
+                found[split] = _verified_classes(folder)
+            except OSError as error:
+                raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
         if len(splits) > 1:
             first, second = splits
             differing = sorted(set(found[first]) ^ set(found[second]))
@@ -91,8 +89,8 @@ class ImageNet(Source):
             shuffle=shuffle,
             num_shards=shards,
             shard_id=shard,
-            num_parallel_workers=workers,
-            python_multiprocessing=False,  # reading a file waits for the disk, not for Python
+            num_parallel_workers=1,  # one reads, many decode; MindSpore's further readers take SIGTERM from the process
+            python_multiprocessing=False,
         )
 
     def classes(self, folder: str, split: str) -> tuple[str, ...]:
@@ -112,14 +110,27 @@ class ImageNet(Source):
         return [path for place in places for name in class_folders(place) for path in sorted(pictures_of(place / name))]
 
 
+def _verified_classes(folder: Path) -> list[str]:
+    """The class folders of a split; UserError if there is none, or one without a picture."""
+    names = class_folders(folder)
+    if not names:
+        raise UserError(f"{folder} holds no class folders: pictures are expected in {folder}/CLASS/, a folder a class")
+    for name in names:
+        if next(pictures_of(folder / name), None) is None:
+            raise UserError(f"the class folder {folder / name} is empty: no file in it ends in {', '.join(SUFFIXES)}")
+    return names
+
+
 def class_folders(place: Path) -> list[str]:
     """Their names in order; hidden ones are none."""
     return sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def pictures_of(folder: Path):
-    """The paths of the pictures in a class folder."""
-    return (entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+def pictures_of(folder: Path) -> Iterator[str]:
+    """The paths of the pictures in a class folder; hidden files and folders are none."""
+    for entry in os.scandir(folder):
+        if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+            yield entry.path
 
 
 def read_bytes(path: str) -> np.ndarray:

@@ -14,8 +14,8 @@ class Source:
 
     Attributes:
         preprocessing (Preprocessing): how its pixels become a network's input.
-        indexed (bool): whether its rows carry a third column, the image's index in the split, so that replaced images
-            can be counted.
+        indexed (bool): whether its rows carry a third column, the image's index in the split, and come from a source
+            that keeps the indices as they are `requested`: then images that were replaced can be counted.
     """
 
     preprocessing: Preprocessing

@@ -8,7 +8,7 @@ import pytest
 from pictures import write_tree
 from PIL import Image
 
-from src.data import open_dataset
+from src.data import imagenet, open_dataset
 from src.errors import UserError
 
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
@@ -107,30 +107,72 @@ def test_shards_are_disjoint(shared_tree):
     assert len(seen) == len(set(seen)) == 12
 
 
+@pytest.fixture
+def broken_tree(tmp_path):
+    """40 training pictures, five of them broken; none is merely truncated, of which a crop may still be there."""
+    root = write_tree(tmp_path, train=40, test=4, size=(40, 30))
+    for number, how in ((1, "text"), (6, "empty"), (18, "text"), (19, "text"), (33, "empty")):
+        break_picture(root / f"train/class{number % 4}/{number:04d}.JPEG", how)
+    return root
+
+
+def passed(data, broken=frozenset({1, 6, 18, 19, 33})) -> int:
+    """How many of the broken pictures stand before the last good one that the epoch gave."""
+    numbers = [int(path[-9:-5]) for path in data.source.pictures(data.root, ("train",))]
+    order = [numbers[index] for index in data.requested]
+    last = max(order.index(numbers[index]) for index in data.delivered)
+    return sum(number in broken for number in order[:last])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_broken_training_pictures_are_replaced_and_counted(tree, workers):
-    for name, how in (("class0/0000", "truncated"), ("class1/0005", "empty"), ("class2/0002", "text")):
-        break_picture(tree / f"train/{name}.JPEG", how)
-    data = dataset(tree, workers=workers)
-    first = [(images.asnumpy().tobytes(), labels.asnumpy().tolist()) for images, labels in data.train(0)]
-    assert len(first) == data.train_steps() == 3
-    assert data.replaced == 3
-    assert [(images.asnumpy().tobytes(), labels.asnumpy().tolist()) for images, labels in data.train(0)] == first
-    assert data.replaced == 3
+@pytest.mark.parametrize("batch_size", [4, 13], ids=["no remainder", "a remainder of one"])
+def test_broken_training_pictures_are_replaced_and_counted(broken_tree, workers, batch_size):
+    """With a remainder the replacements may be among what is dropped."""
+    data = dataset(broken_tree, workers=workers, batch_size=batch_size)
+    for epoch in range(5):
+        course = [(images.asnumpy().tobytes(), labels.asnumpy().tolist()) for images, labels in data.train(epoch)]
+        assert len(course) == data.train_steps() == 40 // batch_size
+        assert data.replaced == (5 if batch_size == 4 else passed(data)) and data.replaced >= 4
+        again = [(images.asnumpy().tobytes(), labels.asnumpy().tolist()) for images, labels in data.train(epoch)]
+        assert again == course
+        count = data.replaced
+        list(data.test())
+        assert data.replaced == count
 
 
-def test_a_picture_that_vanished_after_it_was_listed_is_replaced(tree):
-    gone = tree / "train/class3/0003.JPEG"
-    gone.unlink()
-    gone.symlink_to("nowhere")
+def test_broken_pictures_of_a_part_of_an_epoch_are_those_that_were_passed(broken_tree):
+    """And a resumed part counts what the first part had passed too."""
+    data = dataset(broken_tree, batch_size=4)
+    counts = []
+    for stop in range(1, 11):
+        list(data.train(0, stop=stop))
+        counts.append(data.replaced)
+        assert counts[-1] == (passed(data) if stop < 10 else 5)
+        list(data.train(0, skip=stop - 1, stop=stop))
+        assert data.replaced == counts[-1]
+    assert counts[0] <= 2
+
+
+def test_a_picture_that_cannot_be_read_any_more_is_replaced(tree, monkeypatch):
     data = dataset(tree)
+    read = imagenet.read_bytes
+    monkeypatch.setattr(imagenet, "read_bytes", lambda path: read(path if "0003" not in path else f"{path}.gone"))
     assert sum(len(labels) for _, labels in data.train(0)) == 12
     assert data.replaced == 1
 
 
+def test_hidden_files_folders_and_links_to_nothing_are_no_pictures(tree):
+    (tree / "train/class0/._0000.JPEG").write_bytes(b"of a Mac")
+    (tree / "train/class0/folder.jpg").mkdir()
+    (tree / "train/class0/gone.jpg").symlink_to("nowhere")
+    data = dataset(tree)
+    assert data.check() == 20
+    assert sum(len(labels) for _, labels in data.train(0)) == 12
+
+
 def test_a_broken_test_picture_is_named(tree):
     break_picture(tree / "val/class1/0005.JPEG")
-    with pytest.raises(UserError, match="1 of 20 pictures cannot be decoded, first .*val/class1/0005.JPEG.*truncated"):
+    with pytest.raises(UserError, match="1 of 8 pictures cannot be decoded, first .*val/class1/0005.JPEG.*truncated"):
         list(dataset(tree).test())
 
 
