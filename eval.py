@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="scale images to this size; default: as they are"
     )
-    parser.add_argument("--check_data", action="store_true", help=doors.CHECK_DATA)
+    parser.add_argument(
+        "--check_data", action="store_true", help="decode every picture first, and end if one is broken"
+    )
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
     if not 0 <= arguments.smoothing < 1:
@@ -54,14 +56,8 @@ def main(argv: Sequence[str]) -> int:
     num_classes = arguments.num_classes or data.num_classes
     if num_classes < data.num_classes:
         raise UserError(f"--num-classes is {num_classes}, but {data.name} has {data.num_classes} classes")
-    trained = experiment.preprocessing_of(config, checkpoint).classes
-    if trained and trained != data.preprocessing.classes:
-        differing = sorted(set(trained) ^ set(data.preprocessing.classes))
-        raise UserError(
-            f"{arguments.checkpoint} was trained on {len(trained)} classes, and {config.data.path} has "
-            f"{data.num_classes}, not the same: {differing[0]} is in one alone"
-        )
-    network = experiment.trained_network(config, checkpoint, num_classes)
+    experiment.require_same_classes(experiment.preprocessing_of(config, checkpoint), data, arguments.checkpoint)
+    network = experiment.trained_network(config, checkpoint, num_classes, arguments.image_size)
     if arguments.check_data:
         print(f"{data.check()} pictures can be decoded")
     result = evaluate(network, data.test(), num_classes, arguments.smoothing)

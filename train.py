@@ -51,10 +51,12 @@ def main(argv: Sequence[str]) -> int:
     if initial is not None:
         load_network(experiment.network, initial)
     leader = worker.rank == 0
-    if check_data:  # every worker, else the others would wait for it in vain
-        pictures = experiment.data.check()
-        if leader:
-            print(f"{pictures} pictures can be decoded")
+    if checkpoint is not None:
+        experiments.require_same_classes(checkpoint.preprocessing, experiment.data, checkpoint.path)
+    if check_data:
+        experiment.data.check()
+    elif checkpoint is None:
+        experiment.data.check(("test",))  # a broken picture there would end the run after its first epoch
     trainer = Trainer(
         experiment,
         [
@@ -99,7 +101,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
     parser.add_argument("--config", metavar="FILE", help="a YAML file that names what differs from default_config.yaml")
     parser.add_argument("--resume", metavar="DIR", help="go on in this run folder, with its config")
     parser.add_argument("--distribute", action="store_true", help="this is one of several workers that msrun started")
-    parser.add_argument("--check_data", action="store_true", help=doors.CHECK_DATA)
+    parser.add_argument(
+        "--check_data", action="store_true", help="decode all pictures first, not those for testing alone"
+    )
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
     if arguments.distribute:

@@ -11,7 +11,6 @@ from src.config import FREE_KEYS, Config, annotation_of, leaf_keys, parse_overri
 from src.errors import UserError
 
 BAD_INPUT = 2
-CHECK_DATA = "decode every picture first, and end if one is broken"
 
 
 class Parser(argparse.ArgumentParser):

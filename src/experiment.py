@@ -1,6 +1,7 @@
 """Config -> data, network, optimizer, schedules: the one place where a run is put together."""
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from mindcv.loss import create_loss
@@ -12,6 +13,7 @@ from src.config import Config
 from src.data import Dataset, find_preprocessing, open_dataset
 from src.errors import UserError
 from src.models import create_model
+from src.models.registry import sizes_taken, takes_size
 from src.optimizers import create_optimizer, learning_rates
 from src.preprocessing import Preprocessing
 from src.runtime import Worker
@@ -33,11 +35,11 @@ class Experiment:
     tables: dict[str, np.ndarray]
 
 
-def build_network(config: Config, num_classes: int) -> nn.Cell:
-    """The network that the config names.
+def build_network(config: Config, num_classes: int, image_size: int | None = None) -> nn.Cell:
+    """The network that the config names; `image_size` None: images have the data set's size.
 
     Raises:
-        UserError: a name or option that the registries refuse; a network that does not take the data set's images.
+        UserError: a name or option that the registries refuse; a network that does not take images of that size.
     """
     try:
         network = create_model(
@@ -62,10 +64,10 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
         )
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    size, taken = find_preprocessing(config.data.name).size, network.image_size
-    if network.fixed_size and size != taken:
+    size = image_size or find_preprocessing(config.data.name).size
+    if not takes_size(network, size):
         raise UserError(
-            f"{config.network.name} takes images of {taken}x{taken} alone, but those of {config.data.name} are "
+            f"{config.network.name} takes images of {sizes_taken(network)}, but those of {config.data.name} are "
             f"{size}x{size}: choose another network.name or data.name"
         )
     return network
@@ -79,7 +81,23 @@ def preprocessing_of(config: Config, checkpoint: Checkpoint) -> Preprocessing:
     return find_preprocessing(config.data.name)
 
 
-def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | None = None) -> nn.Cell:
+def require_same_classes(trained: Preprocessing | None, data: Dataset, checkpoint: str) -> None:
+    """UserError unless the data have the classes that a network was trained on, in the same order; None: nobody knows
+    them."""
+    found = data.preprocessing.classes
+    if trained is None or not trained.classes or trained.classes == found:
+        return
+    pairs = zip_longest(trained.classes, found, fillvalue="none")
+    label, (wanted, other) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(
+        f"{checkpoint} was trained on {len(trained.classes)} classes, and the data in {data.root} have {len(found)}, "
+        f"not the same: class {label} is {wanted} there and {other} here"
+    )
+
+
+def trained_network(
+    config: Config, checkpoint: Checkpoint, num_classes: int | None = None, image_size: int | None = None
+) -> nn.Cell:
     """The network that the config names with a checkpoint's weights; `num_classes` None: those of its data set.
 
     Raises:
@@ -88,7 +106,7 @@ def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | N
     num_classes = num_classes or len(preprocessing_of(config, checkpoint).classes)
     if not num_classes:
         raise UserError(f"{checkpoint.path} does not say how many classes its network has: give --num-classes")
-    network = build_network(config, num_classes)
+    network = build_network(config, num_classes, image_size)
     load_network(network, checkpoint)
     return network
 

@@ -3,13 +3,16 @@
 import csv
 import importlib
 import json
+import signal
 
+import mindspore as ms
 import pytest
 from pictures import write_tree
 from PIL import Image
 
 import doors as processes
 from src import doors
+from src.models import create_model
 
 train = importlib.import_module("train")
 evaluation = importlib.import_module("eval")
@@ -52,11 +55,48 @@ def test_evaluation_knows_the_classes(trained, capsys, monkeypatch):
     assert json.loads(output.strip().split("\n")[-1])["images"] == 8
 
 
+def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
+    """With two threads that decode; the reader must leave the process its signal handlers."""
+    tree = write_tree(tmp_path / "tree", train=80, test=4, size=(60, 50))
+    (tree / "train/class1/0005.JPEG").write_bytes(b"no picture")
+    last = tmp_path / "run/last.ckpt"
+    process = processes.start(
+        "train.py",
+        *(*NETWORK, "--data_path", tree, "--data.workers", 2, "--epochs", 1, "--train.save_every_steps", 1),
+        *("--output_dir", "run"),
+        cwd=tmp_path,
+    )
+    processes.wait_for(last.exists, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert "stopped and saved" in output
+    (tree / "train/class3").rename(tree / "train/class9")
+    (tree / "val/class3").rename(tree / "val/class9")
+    done = processes.run("train.py", "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "trained on 4 classes" in done.stderr and "class 3 is class3 there and class9 here" in done.stderr
+    (tree / "train/class9").rename(tree / "train/class3")
+    (tree / "val/class9").rename(tree / "val/class3")
+    done = processes.run("train.py", "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run/metrics.csv").open() as file:
+        assert [(row["step"], row["replaced_images"]) for row in csv.DictReader(file)] == [("20", "1")]
+
+
+def test_a_broken_test_picture_ends_training_before_it_begins(capsys, tmp_path):
+    tree = write_tree(tmp_path / "tree", train=8, test=4)
+    (tree / "val/class1/0001.JPEG").write_bytes(b"")
+    message = refused(capsys, train, *NETWORK, "--data_path", tree, "--output_dir", tmp_path / "new")
+    assert "1 of 4 pictures cannot be decoded" in message and "val/class1/0001.JPEG" in message
+    assert not (tmp_path / "new").exists()
+
+
 def test_evaluation_on_other_classes_is_refused(trained, capsys, tmp_path):
     tree = write_tree(tmp_path, train=4, test=8)
     (tree / "val/class3").rename(tree / "val/class9")
     message = refused(capsys, evaluation, "--checkpoint", trained / "run/best.ckpt", "--data_path", tree)
-    assert "trained on 4 classes" in message and "class3 is in one alone" in message
+    assert "trained on 4 classes" in message and "class 3 is class3 there and class9 here" in message
 
 
 def test_a_broken_picture_is_named_in_evaluation(trained, capsys, tmp_path):
@@ -90,15 +130,19 @@ def test_an_export_says_what_becomes_of_a_picture(trained):
 
 def test_a_network_of_fixed_size_refuses_other_images(capsys, tmp_path):
     tree = write_tree(tmp_path, train=4, test=4)
-    message = refused(capsys, train, "--dataset", "imagenet", "--data_path", tree, "--network.name", "vgg_small")
+    for_cifar = ("--dataset", "imagenet", "--data_path", tree, "--network.name", "vgg_small", "--data.batch_size", 4)
+    message = refused(capsys, train, *for_cifar)
     assert "vgg_small takes images of 32x32 alone, but those of imagenet are 224x224" in message
 
 
+def test_evaluation_at_a_size_that_the_network_does_not_take_is_refused(capsys, tmp_path):
+    ms.save_checkpoint(create_model("vgg_small", binary=False), str(tmp_path / "vgg.ckpt"))
+    options = ("--network.name", "vgg_small", "--network.binary", "false", "--dataset", "digits", "--image_size", 64)
+    message = refused(capsys, evaluation, "--checkpoint", tmp_path / "vgg.ckpt", *options)
+    assert "vgg_small takes images of 32x32 alone, but those of digits are 64x64" in message
+
+
 def test_a_foreign_checkpoint_takes_the_folders_classes(trained, capsys, tmp_path):
-    import mindspore as ms
-
-    from src.models import create_model
-
     ms.save_checkpoint(create_model("resnet20", num_classes=4, binary=False), str(tmp_path / "foreign.ckpt"))
     Image.new("RGB", (50, 300)).save(trained / "tree/val/class0/narrow.JPEG")
     argv = ["--checkpoint", tmp_path / "foreign.ckpt", *NETWORK, "--data_path", trained / "tree"]

@@ -15,6 +15,7 @@ from src.binary import BinaryLayer, schedules
 from src.config import load_config
 from src.experiment import build, build_network
 from src.models import NETWORKS, create_model
+from src.models.registry import takes_size
 from src.paper.runs import recipe_file
 from src.paper.studies import STUDIES
 from src.runtime import Worker
@@ -44,7 +45,7 @@ def test_every_recipe_builds_its_network(file):
 def test_every_network_takes_a_step(name):
     """In PyNative mode, which spares the compilation; the networks' own tests and the cells have graph mode."""
     network = create_model(name)
-    size = network.image_size if network.fixed_size else min(network.image_size, 64)
+    size = min(network.image_size, 64) if takes_size(network, 64) else network.image_size
     optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9)
     tables = {"n": np.array([9], np.float32), "alpha": np.array([0.1], np.float32)}
     schedules.attach(network, tables, optimizer.global_step)

@@ -43,7 +43,7 @@ class AlexNet(nn.Cell):
     """(N, in_channels, 224, 224) to (N, num_classes)."""
 
     image_size = 224
-    fixed_size = True  # the linear layers see every position
+    size_step = None  # the linear layers see every position
 
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
@@ -74,7 +74,7 @@ class AlexNet(nn.Cell):
         self.linear = nn.Dense(width, num_classes)
 
     def construct(self, x):
-        require_size(x, self.image_size)
+        require_size(self, x)
         x = self.convolutions(self.activation1(self.conv1(x)))
         return self.linear(self.linears(self.flatten(x)))
 

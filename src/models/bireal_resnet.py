@@ -13,7 +13,7 @@ from mindspore import nn, ops
 from src.binary import Binarization, SharedSlopePReLU
 from src.binary.layers import create_weight_init
 from src.binary.registry import require
-from src.models.registry import register, require_multiple
+from src.models.registry import register, require_size
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of the first block
 DEPTHS = {18: (4, 4, 4, 4), 34: (6, 8, 12, 6)}  # binary convolutions of each stage
@@ -67,8 +67,6 @@ class BiRealResNet(nn.Cell):
         ValueError: prelu is no bool; images of another size.
     """
 
-    fixed_size = False
-
     def __init__(
         self,
         num_classes: int,
@@ -81,7 +79,7 @@ class BiRealResNet(nn.Cell):
         require(isinstance(prelu, bool), "prelu", prelu, "true or false")
         super().__init__()
         self.image_size = 32 if small_images else 224
-        self.size_factor = 8 if small_images else 32
+        self.size_step = 8 if small_images else 32  # shortcuts and convolutions halve other sizes differently
         channels = STAGES[0][0]
         kernel_size, stride = (3, 1) if small_images else (7, 2)
         self.conv1 = full_precision_conv(in_channels, channels, kernel_size, stride, binarization.weight_init)
@@ -98,7 +96,7 @@ class BiRealResNet(nn.Cell):
         self.linear = nn.Dense(channels, num_classes)
 
     def construct(self, x):
-        require_multiple(x, self.size_factor)
+        require_size(self, x)
         x = self.pool(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = ops.ReduceMean()(x, (2, 3))  # without a ReLU before it, as in Bi-Real's public code

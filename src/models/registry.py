@@ -16,8 +16,8 @@ def register(make: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
     """Decorates `make(num_classes, in_channels, binarization, **options) -> Cell`: registers it by its name for
     `create_model`, and as `fda_<name>` for `mindcv.create_model`.
 
-    The Cell says `image_size`, height and width of the images that it is made for, and `fixed_size`, whether it takes
-    no other.
+    The Cell says `image_size`, height and width of the images that it is made for, and `size_step`: it takes images
+    whose height and width are multiples of that, or with None of `image_size` alone.
     """
     name = make.__name__
     NETWORKS[name] = make
@@ -101,16 +101,21 @@ def create_model(
     return build("network", NETWORKS, name, options or {}, arguments).set_train(False)
 
 
-def require_size(images, size: int) -> None:
-    """ValueError unless images (N, C, H, W) are size x size; for networks whose linear layer sees every position."""
-    height, width = images.shape[2:]
-    if height != size or width != size:
-        raise ValueError(f"the images are {height}x{width}, but this network takes {size}x{size} alone")
+def takes_size(network: nn.Cell, size: int) -> bool:
+    """Whether a network takes images of size x size."""
+    return size == network.image_size if network.size_step is None else size % network.size_step == 0
 
 
-def require_multiple(images, factor: int) -> None:
-    """ValueError unless height and width of images (N, C, H, W) are multiples of `factor`; for networks whose shortcuts
-    and convolutions halve other sizes differently."""
+def sizes_taken(network: nn.Cell) -> str:
+    """`32x32 alone`, `multiples of 32`, `any size`."""
+    step = network.size_step
+    if step is None:
+        return f"{network.image_size}x{network.image_size} alone"
+    return "any size" if step == 1 else f"multiples of {step}"
+
+
+def require_size(network: nn.Cell, images) -> None:
+    """ValueError unless a network takes these images (N, C, H, W)."""
     height, width = images.shape[2:]
-    if height % factor or width % factor:
-        raise ValueError(f"the images are {height}x{width}, but this network takes multiples of {factor} alone")
+    if not (takes_size(network, height) and takes_size(network, width)):
+        raise ValueError(f"the images are {height}x{width}, but this network takes {sizes_taken(network)}")

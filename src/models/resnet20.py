@@ -51,7 +51,7 @@ class ResNet20(nn.Cell):
     """(N, in_channels, 32, 32) to (N, num_classes). Parameter names are those of the released checkpoint."""
 
     image_size = 32
-    fixed_size = False
+    size_step = 1
 
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()

@@ -39,7 +39,7 @@ class VGGSmall(nn.Cell):
     """(N, in_channels, 32, 32) to (N, num_classes)."""
 
     image_size = 32
-    fixed_size = True  # the linear layer sees every position
+    size_step = None  # the linear layer sees every position
 
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
@@ -55,7 +55,7 @@ class VGGSmall(nn.Cell):
         self.linear = nn.Dense(channels * 4 * 4, num_classes)
 
     def construct(self, x):
-        require_size(x, self.image_size)
+        require_size(self, x)
         return self.linear(self.flatten(self.layers(x)))
 
 

@@ -11,10 +11,12 @@ of them. Exit code: 0 all runs finished; 1 some failed (the report says which, -
 128 + n stopped by signal n, the run under way saved.
 """
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from src import doors, runtime
 from src.errors import UserError
@@ -49,9 +51,7 @@ def main(argv: Sequence[str]) -> int:
     arguments, overrides = doors.parse_config_flags(parser, argv)
     output = Path(overrides.pop("output_dir", "runs/paper"))
     if arguments.name == "figure1":
-        make_folder(output)
-        print(*figure1.write(output), sep="\n")
-        return 0
+        return draw_figure1(output, arguments, overrides)
     if arguments.seeds < 1:
         raise UserError(f"--seeds is {arguments.seeds}, but must be at least 1")
     study = STUDIES[arguments.name]
@@ -69,9 +69,21 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "src.paper", *(word for word in argv if word != "--resume")])
     data = runs[0].config().data.name
     name = arguments.data_name or NAMES.get(data, data)
-    made_with = report.budget(runs, size.steps, name, arguments.seeds, command)
+    made_with = report.budget(runs[0], size.steps, name, arguments.seeds, command)
     with hold(output, lambda sentence: print(sentence, file=sys.stderr, flush=True)) as held:
         return execute(study, runs, size, made_with, output, Executor(held))
+
+
+def draw_figure1(output: Path, arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    given = [f"--{key}" for key in overrides] + ["--seeds"] * (arguments.seeds != 1)
+    if given:
+        raise UserError(f"figure1 trains nothing, so {given[0]} means nothing there; it takes --output_dir")
+    if arguments.dry_run:
+        print(f"figure1: no runs, three files in {output}")
+        return 0
+    make_folder(output)
+    print(*figure1.write(output), sep="\n")
+    return 0
 
 
 def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
@@ -81,6 +93,8 @@ def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
         UserError: the data are not there, or are damaged.
     """
     config = run.config()
+    if not must_exist:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"download": False})})
     runtime.prepare_environment()
     from src.experiment import build_data
 
@@ -125,7 +139,7 @@ def execute(
         print(f"[{number}/{len(runs)}] {run.cell.name}, seed {run.seed}, about {time}; see {run.log}", flush=True)
         reason = executor.execute(run)
         if executor.stopped:
-            print("stopped; the run under way was saved, go on with the same command and --resume", flush=True)
+            print(f"stopped, {run.cell.name} is {run.state()}: go on with the same command and --resume", flush=True)
             return 128 + executor.stopped
         if reason is None and run.state() != FINISHED:
             reason = "it ended without its last epoch"

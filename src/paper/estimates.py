@@ -29,7 +29,7 @@ def images_per_second(run: Run, others: list[Run]) -> tuple[float, bool]:
     """Of training, and whether it was measured in this folder."""
     config = run.config()
     alike = [other for other in others if kind(other.config()) == kind(config)]
-    measured = [rate for other in alike for row in other.metrics() if (rate := row["images_per_second"]) > 0]
+    measured = [rate for other in alike for row in other.metrics() if (rate := row.get("images_per_second", 0.0)) > 0]
     if measured:
         return measured[-1], True
     network, column = kind(config)

@@ -20,7 +20,7 @@ def draw(study, results, made_with, path: Path) -> None:
         study, results, made_with: as of `report.write`.
     """
     drawers = {"figure3": _against_n, "figure4": _over_epochs}
-    figure = drawers.get(study.name, _bars)(results)
+    figure = drawers[study.name](results) if study.name in drawers else _bars(results, study.digits)
     figure.suptitle("\n".join(filter(None, (study.title, str(made_with), made_with.caution))), fontsize=10)
     save(figure, path)
 
@@ -35,7 +35,7 @@ def save(figure: Figure, path: Path) -> None:
     write_beside(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
 
 
-def _bars(results) -> Figure:
+def _bars(results, digits: int) -> Figure:
     """A panel a network; for each method the paper's top-1 and ours."""
     networks = list(dict.fromkeys(result.row.network for result in results))
     most = max(sum(result.row.network == network for result in results) for network in networks)
@@ -49,7 +49,7 @@ def _bars(results) -> Figure:
                     mean = statistics.mean(values)
                     error = statistics.stdev(values) if len(values) > 1 else None
                     panel.barh(place + offset, mean, 0.38, color=color, xerr=error, ecolor="black", capsize=2)
-                    panel.text(mean + 1 + (error or 0), place + offset, f"{mean:.2f}", va="center", fontsize=7)
+                    panel.text(mean + 1 + (error or 0), place + offset, f"{mean:.{digits}f}", va="center", fontsize=7)
         panel.set_yticks(range(len(rows)), [result.row.method for result in rows], fontsize=8)
         panel.invert_yaxis()
         panel.set_xlim(0, 112)

@@ -2,14 +2,16 @@
 
 import csv
 import io
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.config import Config, load_config
 from src.files import write_text
 from src.paper import plots
-from src.paper.runs import FINISHED, Run, recipe_file
+from src.paper.runs import CIRCUMSTANCES, FINISHED, Run, differences, recipe_file
 from src.paper.studies import Row, Study
 
 MEASURES = ("top-1", "top-5")
@@ -31,7 +33,7 @@ class Outcome:
 
     def step_milliseconds(self) -> list[float]:
         """Of each finished run, the median over its epochs."""
-        rates = [[row["images_per_second"] for row in history] for history in self.histories]
+        rates = [[row.get("images_per_second", math.nan) for row in history] for history in self.histories]
         return [
             1000 * self.batch_size / statistics.median(known)
             for rate in rates
@@ -51,29 +53,34 @@ class Budget:
     command: str
 
     @property
-    def shortened(self) -> bool:
-        """Whether this is less than the recipe: then the figures mean nothing about the methods."""
-        train, full = self.config.train, self.recipe.train
-        return train.epochs < full.epochs or train.steps_per_epoch is not None
+    def departures(self) -> dict[str, Any]:
+        """Keys in which all runs differ from their recipes, and their values."""
+        changed = differences(self.config, self.recipe)
+        return {key: value for key, (value, _) in changed.items() if key not in CIRCUMSTANCES}
 
     @property
     def caution(self) -> str:
-        """What must be said of shortened runs; empty for whole ones."""
-        return "shortened runs: they test the machinery and say nothing about the methods" if self.shortened else ""
+        """What must be said of runs that are not the recipe's; empty for those that are."""
+        train = self.config.train
+        if train.epochs < self.recipe.train.epochs or train.steps_per_epoch is not None:
+            return "shortened runs: they test the machinery and say nothing about the methods"
+        return "not the paper's recipe: the figures cannot be compared with it" if self.departures else ""
 
     def __str__(self) -> str:
         train, full = self.config.train, self.recipe.train
         epochs = f"{train.epochs} of {full.epochs}" if train.epochs != full.epochs else str(full.epochs)
-        plural = "" if train.epochs == 1 and epochs == "1" else "s"
+        told = ("train.epochs", "train.steps_per_epoch", "data.batch_size", "data.name")
+        others = [f"{key} {value}" for key, value in self.departures.items() if key not in told]
         seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
         batch = f"batch {self.config.data.batch_size}"
-        return f"{self.data_name}, {epochs} epoch{plural} of {self.steps} steps, {batch}, {seeds}"
+        return ", ".join([self.data_name, f"{epochs} epochs of {self.steps} steps", batch, *others, seeds])
 
 
-def budget(runs: list[Run], steps: int, data_name: str, seeds: int, command: str) -> Budget:
-    config = runs[0].config()
+def budget(run: Run, steps: int, data_name: str, seeds: int, command: str) -> Budget:
+    """Of a study to which this run belongs; `steps` a whole epoch has."""
+    config = run.config()
     steps = min(config.train.steps_per_epoch or steps, steps)
-    return Budget(config, load_config(recipe_file(runs[0].cell)), steps, data_name, seeds, command)
+    return Budget(config, load_config(recipe_file(run.cell), run.cell.changes), steps, data_name, seeds, command)
 
 
 def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[Outcome]:
@@ -113,7 +120,6 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     measures = range(max(len(result.row.reported) for result in results))
-    digits = 1 if study.dataset == "imagenet" else 2  # as the paper prints them
     timed = study.name == "figure3"
     header = ["network", "method"]
     for measure in measures:
@@ -125,7 +131,7 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
         cells = [result.row.network, result.row.method]
         for measure in measures:
             reported = result.row.reported[measure] if measure < len(result.row.reported) else None
-            cells += ["-" if reported is None else f"{reported:.{digits}f}", spread(result.accuracy(measure))]
+            cells += ["-" if reported is None else f"{reported:.{study.digits}f}", spread(result.accuracy(measure))]
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
         notes = [result.row.note, *(f"failed, {reason}" for reason in result.failures)]
         cells.append(f"{len(result.histories)} of {result.planned}" if result.row.cell else "the paper's figure alone")
@@ -133,14 +139,15 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
         lines.append(cells)
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     caution = f"\n**Not results.** These are {made_with.caution}.\n" if made_with.caution else ""
+    timing = " Step times are of runs one after the other: what else the machine did is in them." if timed else ""
     return f"""# {study.title}
 
 {made_with}.
 {caution}
 {table}
 
-The paper: {study.finding} Its figures are for the lossless data set at {made_with.recipe.train.epochs} epochs.
-Ours are those of the last epoch{", mean ± standard deviation over the seeds" if made_with.seeds > 1 else ""}.
+The paper: {study.finding} Its figures are for the official data set at the full length. Ours are those of the last
+epoch{", mean ± standard deviation over the seeds" if made_with.seeds > 1 else ""}.{timing}
 
 ![{study.title}]({study.name}.png)
 
@@ -154,7 +161,7 @@ def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
     header = ["network", "method", "cell"]
     for name in ("top1", "top5"):
         header += [f"paper_{name}", f"{name}_mean", f"{name}_std"]
-    writer.writerow([*header, "step_ms", "runs", "planned", "data_set", "epochs", "steps_per_epoch", "shortened"])
+    writer.writerow([*header, "step_ms", "runs", "planned", "data_set", "epochs", "steps_per_epoch", "not_the_recipe"])
     for result in results:
         line: list = [result.row.network, result.row.method, result.row.cell.name if result.row.cell else ""]
         for measure in (0, 1):
@@ -165,6 +172,6 @@ def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
             line.append(round(statistics.stdev(values), 4) if len(values) > 1 else "")
         times = result.step_milliseconds()
         line += [round(statistics.mean(times), 2) if times else "", len(result.histories), result.planned]
-        line += [made_with.data_name, made_with.config.train.epochs, made_with.steps, made_with.shortened]
+        line += [made_with.data_name, made_with.config.train.epochs, made_with.steps, bool(made_with.caution)]
         writer.writerow(line)
     return text.getvalue()

@@ -9,6 +9,7 @@ All studies of a folder share its runs:
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import signal
@@ -25,12 +26,15 @@ from src.config import RESUMABLE, Config, leaf_keys, load_config, read_yaml
 from src.errors import UserError
 from src.files import make_folder, write_text
 from src.paper.studies import Cell, Study
+from src.preprocessing import PREPROCESSING
 from src.run_folder import CONFIG, LAST, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the cells of a study differ in, or each run has for itself; the rest of a config may be changed for all of them.
 OWN_SECTIONS = ("network", "noise", "schedules", "seed", "output_dir", "init_checkpoint")
-NEW, BEGUN, FINISHED = "new", "begun", "finished"
+NEW, BEGUN, FINISHED, DAMAGED = "new", "begun", "finished", "damaged"
+# Where and how a run is made, which its result does not depend on.
+CIRCUMSTANCES = RESUMABLE | {"output_dir", "seed", "data.workers", "runtime.mode"}
 
 
 @dataclass(frozen=True)
@@ -55,39 +59,44 @@ class Run:
         return self.folder.with_suffix(".log")
 
     @property
-    def differences(self) -> dict[str, Any]:
-        """From the recipe, by dotted key."""
+    def changes(self) -> dict[str, Any]:
+        """What differs from the recipe, by dotted key."""
         own = {"seed": self.seed, "output_dir": str(self.folder)}
         return {**self.cell.changes, **self.overrides, **own}
 
     def config(self) -> Config:
-        return load_config(recipe_file(self.cell), self.differences)
+        return load_config(recipe_file(self.cell), self.changes)
 
     def state(self) -> str:
-        """NEW, BEGUN (a checkpoint is there) or FINISHED.
+        """NEW, BEGUN (a checkpoint is there), FINISHED, or DAMAGED: a checkpoint without its config.
 
         Raises:
             UserError: another config stands behind what is there.
         """
         if not (self.folder / LAST).is_file():
             return NEW
-        wanted, found = (_leaves(config) for config in (self.config(), load_config(self.folder / CONFIG)))
-        for key in wanted:
-            if key not in RESUMABLE | {"output_dir"} and wanted[key] != found[key]:
+        try:
+            found = load_config(self.folder / CONFIG)
+        except UserError:
+            return DAMAGED
+        for key, (wanted, other) in differences(self.config(), found).items():
+            if key not in RESUMABLE | {"output_dir"}:
                 raise UserError(
-                    f"{self.folder} holds a run with {key} {found[key]}, but {wanted[key]} is wanted: choose another "
-                    "--output_dir"
+                    f"{self.folder} holds a run with {key} {other}, but {wanted} is wanted: choose another --output_dir"
                 )
-        return FINISHED if len(self.metrics()) >= wanted["train.epochs"] else BEGUN
+        return FINISHED if len(self.metrics()) >= self.config().train.epochs else BEGUN
 
     def metrics(self) -> list[dict[str, float]]:
-        """A row an epoch."""
-        return read_metrics(self.folder)
+        """A row an epoch; none if the file is damaged: going on with the run writes it again."""
+        try:
+            return read_metrics(self.folder)
+        except UserError:
+            return []
 
     def write_config(self) -> None:
         """Writes the config file: the recipe's keys, then what differs."""
         content = read_yaml(recipe_file(self.cell))
-        for key, value in self.differences.items():
+        for key, value in self.changes.items():
             *sections, last = key.split(".")
             place = content
             for section in sections:
@@ -114,14 +123,22 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
     """All runs of a study, every cell with the first seed, then with the next; their configs are valid.
 
     Raises:
-        UserError: a key that the cells themselves set, or a value that the config refuses.
+        UserError: a key that the cells themselves set, a value that the config refuses, or an unknown data set or one
+            of another size.
     """
     for key in overrides:
         if key.split(".")[0] in OWN_SECTIONS:
             raise UserError(f"--{key} cannot be given: it is what the runs of {study.name} differ in")
     runs = [Run(cell, seed, output, overrides) for seed in range(seeds) for cell in study.cells]
     for run in runs:
-        run.config()
+        name = run.config().data.name
+        if name not in PREPROCESSING:
+            raise UserError(f"unknown data set {name!r}; allowed are {', '.join(PREPROCESSING)}")
+        size, wanted = PREPROCESSING[name].size, PREPROCESSING[study.dataset].size
+        if size != wanted:
+            raise UserError(
+                f"the networks of {study.name} take images of {wanted}x{wanted}, but those of {name} are {size}x{size}"
+            )
     return runs
 
 
@@ -140,6 +157,8 @@ def hold(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
         except BlockingIOError:
             say("another command, or a training run that it left behind, works in this folder: waiting for its end")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(f"cannot lock {folder}: {error.strerror}; choose another --output_dir") from error
         yield descriptor
     finally:
         os.close(descriptor)
@@ -157,10 +176,19 @@ class Executor:
         self.stopped = 0
         self.process: subprocess.Popen | None = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._stop)
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._stop)
 
     def execute(self, run: Run) -> str | None:
         """Begins or continues a run and waits for its end; why it failed, or None."""
+        try:
+            return self._execute(run)
+        except (OSError, UserError) as error:  # of this run alone: the others may do better
+            return str(error)
+
+    def _execute(self, run: Run) -> str | None:
+        if run.state() == DAMAGED:
+            return f"{run.folder} holds {LAST} without a readable {CONFIG}: take the folder away"
         run.write_config()
         command = run.command()
         # A session of its own: the terminal's Ctrl-C would reach it twice.
@@ -195,17 +223,20 @@ def _last_error(log: Path) -> str | None:
     return errors[-1] if errors else None
 
 
-def _leaves(config: Config) -> dict[str, Any]:
-    """The values by dotted key."""
-    leaves = {}
-    for key in leaf_keys(Config):
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        leaves[key] = value
-    return leaves
+def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """The values of both by dotted key, where they differ."""
+    pairs = {key: (_value(config, key), _value(other, key)) for key in leaf_keys(Config)}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _flag(run: Run, key: str) -> str:
+    """The value as a command line has it: YAML."""
     value = run.overrides[key]
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)

@@ -25,7 +25,7 @@ with (HERE / "calls.txt").open("a") as calls:
 
 def save(epochs: int) -> None:
     (folder / "config.yaml").write_text(config.to_yaml())
-    rows = [f"{epoch},0.5,0.9,{0.1 * epoch + 0.01 * config.seed},100.0" for epoch in range(1, epochs + 1)]
+    rows = [f"{epoch},0.5,0.9,{min(0.1 * epoch, 0.9) + 0.01 * config.seed},100.0" for epoch in range(1, epochs + 1)]
     text = "\n".join(["epoch,train_loss,test_top5,test_top1,images_per_second", *rows]) + "\n"
     (folder / "metrics.csv").write_text(text)
     (folder / "last.ckpt").write_text("weights")
@@ -40,7 +40,9 @@ signal.signal(signal.SIGTERM, stop)
 if behaviour == "fail":
     print("error: the loss is no finite number")
     sys.exit(2)
-if behaviour == "crash":
+if behaviour == "crash after saving":
+    save(1)
+if behaviour.startswith("crash"):
     signal.raise_signal(signal.SIGKILL)
 if behaviour == "wait" and not resumed:
     (HERE / "waiting").touch()

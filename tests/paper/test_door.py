@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_runs_every_cell_with_every_seed_and_reports_mean_and_spread(stand_in, t
     assert [row["method"] for row in rows] == ["STE", "sine module", "sine and noise modules"]
     for row in rows:
         assert (row["top1_mean"], row["top1_std"]) == ("20.5", "0.7071")
-        assert (row["runs"], row["planned"], row["shortened"]) == ("2", "2", "True")
+        assert (row["runs"], row["planned"], row["not_the_recipe"]) == ("2", "2", "True")
     page = (output / "table2.md").read_text()
     assert "| ResNet-20 | sine module | 85.83 | 20.50 ± 0.71 | 2 of 2 |" in page
     assert "digits, 2 of 400 epochs of 44 steps, batch 32, seeds 0 to 1" in page
@@ -150,6 +151,62 @@ def test_a_run_that_outlived_its_command_is_waited_for(stand_in, tmp_path, capsy
     assert "waiting for its end" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "config.yaml").unlink(),
+        lambda run: (run / "config.yaml").write_text("seed: [1"),
+        lambda run: (shutil.rmtree(run), run.with_suffix(".log").unlink(), run.with_suffix(".log").mkdir()),
+        lambda run: (shutil.rmtree(run.parent), run.parent.write_text("a file")),
+    ],
+    ids=["no config", "broken config", "log is a folder", "cell is a file"],
+)
+def test_a_damaged_run_does_not_lose_the_others(stand_in, tmp_path, damage, capsys):
+    output = tmp_path / "out"
+    call(output)
+    damage(output / "cells/cifar10_resnet20_dorefa/seed0")
+    assert call(output, "--resume", "--seeds", "2") == 1
+    assert [row["runs"] for row in table(output)][1:] == ["2", "2"]
+    assert "failed, seed 0: " in (output / "table2.md").read_text()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "nothing\n1\n", "epoch,train_loss,test_top5,test_top1\n1,0.5\n", "\0\0"])
+def test_a_damaged_table_of_metrics_is_made_again_by_going_on(stand_in, tmp_path, content):
+    output = tmp_path / "out"
+    call(output)
+    (output / "cells/cifar10_resnet20_dorefa/seed0/metrics.csv").write_text(content)
+    calls(stand_in)
+    assert call(output) == 2
+    assert call(output, "--resume") == 0
+    assert calls(stand_in) == ["cifar10_resnet20_dorefa seed0 resume"]
+    assert table(output)[0]["runs"] == "1"
+
+
+def test_what_differs_from_the_recipe_stands_in_the_title(stand_in, tmp_path):
+    output = tmp_path / "out"
+    call(output, "--epochs", "400", "--optimizer.lr", "0.5", "--data_name", "Digits", "--data.workers", "1")
+    page = (output / "table2.md").read_text()
+    assert "Digits, 400 epochs of 44 steps, batch 32, optimizer.lr 0.5, seed 0." in page
+    assert "**Not results.** These are not the paper's recipe" in page
+
+
+def test_a_signal_that_was_ignored_stays_ignored(stand_in, tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    assert call(tmp_path / "out") == 0
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_keys_that_are_nothing_reach_a_run_that_goes_on(stand_in, tmp_path):
+    output = tmp_path / "out"
+    behave(stand_in, cifar10_resnet20_dorefa="crash after saving")
+    assert call(output, "--train.save_every_steps", "null", "--download", "false") == 1
+    behave(stand_in)
+    assert call(output, "--resume", "--train.save_every_steps", "null", "--download", "false") == 0
+    log = (output / "cells/cifar10_resnet20_dorefa/seed0.log").read_text()
+    assert "--resume" in log and "--data.download false --train.save_every_steps null" in log
+
+
 def test_a_dry_run_says_what_would_run_and_leaves_nothing(stand_in, tmp_path, capsys):
     output = tmp_path / "out"
     assert call(output, "--dry-run", name="figure4") == 0
@@ -165,6 +222,11 @@ def test_a_dry_run_needs_no_data(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "nowhere/train is no folder" in said and "imagenet_alexnet_fda" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_figure1_writes_nothing(tmp_path):
+    assert doors.run(paper.main, ["figure1", "--dry-run", "--output_dir", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_speeds_measured_in_the_folder_serve_the_estimate(stand_in, tmp_path, capsys):
@@ -191,6 +253,13 @@ def test_speeds_measured_in_the_folder_serve_the_estimate(stand_in, tmp_path, ca
         (("table5", "--data_path", "nowhere"), "ImageNet is not complete at nowhere"),
         (("table1", "--dataset", "digits", "--data.batch_size", "5000"), "data.batch_size is 5000"),
         (("table1", "--epoch", "3"), "--epoch"),
+        (("table1", "--dry-run", "--dataset", "cifar1000"), "unknown data set 'cifar1000'"),
+        (
+            ("table5", "--dry-run", "--dataset", "digits"),
+            "take images of 224x224, but those of digits are 32x32",
+        ),
+        (("figure1", "--epochs", "3"), "figure1 trains nothing, so --train.epochs means nothing there"),
+        (("figure1", "--seeds", "2"), "figure1 trains nothing, so --seeds means nothing there"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_before_anything_runs(argv, expected, capsys, tmp_path, monkeypatch):
