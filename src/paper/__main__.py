@@ -122,7 +122,7 @@ def say_plan(study: Study, runs: list[Run], size: DataSize) -> None:
         guessed |= not measured and state != FINISHED
         time = "" if state == FINISHED else f"  about {estimates.spoken(seconds)}"
         print(f"  {run.cell.name:<{width}}  seed {run.seed}  {state:<8}{time}")
-    source = "of two CPU cores, until runs here give better ones" if guessed else "of runs in this folder"
+    source = "of two CPU cores, until runs here give better ones" if guessed else "of this study's runs so far"
     print(f"in all about {estimates.spoken(total)}, by the speeds {source}", flush=True)
 
 

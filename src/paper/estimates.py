@@ -1,4 +1,4 @@
-"""How long runs will take: from the speed of those that ran in the same folder, else from speeds measured once."""
+"""How long runs will take: from the speed of the study's runs so far, else from speeds measured once."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class DataSize:
 
 
 def images_per_second(run: Run, others: list[Run]) -> tuple[float, bool]:
-    """Of training, and whether it was measured in this folder."""
+    """Of training, and whether it was measured in one of the others that is alike."""
     config = run.config()
     alike = [other for other in others if kind(other.config()) == kind(config)]
     measured = [rate for other in alike for row in other.metrics() if (rate := row.get("images_per_second", 0.0)) > 0]

@@ -236,7 +236,7 @@ def test_speeds_measured_in_the_folder_serve_the_estimate(stand_in, tmp_path, ca
     assert call(output, "--dry-run", name="table4") == 0
     # 2 epochs of 44 steps of 32 images, and a quarter of 360, at 100 images/s; 30 s to start
     assert "cifar10_resnet20_fda_eta_none    seed 0  new       about 60 s" in (said := capsys.readouterr().out)
-    assert "in all about 2 min, by the speeds of runs in this folder" in said
+    assert "in all about 2 min, by the speeds of this study's runs so far" in said
 
 
 @pytest.mark.parametrize(
