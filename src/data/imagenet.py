@@ -5,7 +5,6 @@ PIL, so that any other reader of the picture sees the same pixels.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +40,13 @@ class Pictures:
 
 
 class ImageNet(Source):
-    """`imagenet`."""
+    """`imagenet`. What `find` saw of a split is what is read until it looks again: a walk of the tree takes long."""
 
     preprocessing = PREPROCESSING["imagenet"]
     indexed = True
+
+    def __init__(self):
+        self.seen: dict[tuple[str, str], dict[str, list[str]]] = {}  # by folder and split: the pictures of each class
 
     def find(self, path: str, splits: tuple[str, ...], download: bool) -> str:
         """`path`, in which every split is there, has the same classes, and a picture in each.
@@ -56,18 +58,17 @@ class ImageNet(Source):
         hint = f"give --data_path the folder that holds {' and '.join(FOLDERS.values())}"
         if download:
             raise UserError(f"ImageNet cannot be downloaded without its licence: get it from image-net.org and {hint}")
-        found: dict[str, list[str]] = {}
         for split in splits:
             folder = root / FOLDERS[split]
             if not folder.is_dir():
                 raise UserError(f"ImageNet is not complete at {root}: {folder} is no folder; {hint}")
             try:
-                found[split] = _verified_classes(folder)
+                self.seen[str(root), split] = pictures_by_class(folder)
             except OSError as error:
                 raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
         if len(splits) > 1:
             first, second = splits
-            differing = sorted(set(found[first]) ^ set(found[second]))
+            differing = sorted(self.seen[str(root), first].keys() ^ self.seen[str(root), second].keys())
             if differing:
                 raise UserError(
                     f"the classes of {root / FOLDERS[first]} and {root / FOLDERS[second]} differ: {differing[0]} is in "
@@ -76,13 +77,9 @@ class ImageNet(Source):
         return str(root)
 
     def open(self, folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
-        paths: list[str] = []
-        labels: list[int] = []
-        place = Path(folder) / FOLDERS[split]
-        for label, name in enumerate(class_folders(place)):
-            of_class = sorted(pictures_of(place / name))
-            paths += of_class
-            labels += [label] * len(of_class)
+        classes = self.seen[folder, split].values()
+        paths = [path for pictures in classes for path in pictures]
+        labels = [label for label, pictures in enumerate(classes) for _ in pictures]
         return GeneratorDataset(
             Pictures(paths, labels),
             ["image", "label", "index"],
@@ -95,7 +92,7 @@ class ImageNet(Source):
 
     def classes(self, folder: str, split: str) -> tuple[str, ...]:
         """The names of the class folders, in order; of ImageNet they are WordNet's numbers."""
-        return tuple(class_folders(Path(folder) / FOLDERS[split]))
+        return tuple(self.seen[folder, split])
 
     def augmentation(self) -> list:
         """A crop of 8 to 100 % of the area scaled to 224x224, and a horizontal flip (section 3 of the paper)."""
@@ -106,31 +103,29 @@ class ImageNet(Source):
         return [vision.Decode(to_pil=True), vision.Resize(shorter_side), vision.CenterCrop(size)]
 
     def pictures(self, folder: str, splits: tuple[str, ...]) -> list[str]:
-        places = [Path(folder) / FOLDERS[split] for split in splits]
-        return [path for place in places for name in class_folders(place) for path in sorted(pictures_of(place / name))]
+        return [path for split in splits for paths in self.seen[folder, split].values() for path in paths]
 
 
-def _verified_classes(folder: Path) -> list[str]:
-    """The class folders of a split; UserError if there is none, or one without a picture."""
-    names = class_folders(folder)
-    if not names:
+def pictures_by_class(folder: Path) -> dict[str, list[str]]:
+    """The paths of the pictures in each class folder, both in order; hidden files and folders are none.
+
+    Raises:
+        UserError: there is no class folder, or one without a picture.
+        OSError: something cannot be read.
+    """
+    found: dict[str, list[str]] = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir() and not entry.name.startswith("."):
+            found[entry.name] = sorted(inner.path for inner in os.scandir(entry.path) if _is_picture(inner))
+            if not found[entry.name]:
+                raise UserError(f"the class folder {entry.path} is empty: no file in it ends in {', '.join(SUFFIXES)}")
+    if not found:
         raise UserError(f"{folder} holds no class folders: pictures are expected in {folder}/CLASS/, a folder a class")
-    for name in names:
-        if next(pictures_of(folder / name), None) is None:
-            raise UserError(f"the class folder {folder / name} is empty: no file in it ends in {', '.join(SUFFIXES)}")
-    return names
+    return found
 
 
-def class_folders(place: Path) -> list[str]:
-    """Their names in order; hidden ones are none."""
-    return sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def pictures_of(folder: Path) -> Iterator[str]:
-    """The paths of the pictures in a class folder; hidden files and folders are none."""
-    for entry in os.scandir(folder):
-        if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
-            yield entry.path
+def _is_picture(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
 
 
 def read_bytes(path: str) -> np.ndarray:

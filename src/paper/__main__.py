@@ -59,8 +59,7 @@ def main(argv: Sequence[str]) -> int:
     begun = [run for run in runs if run.state() == BEGUN]
     if begun and not arguments.resume and not arguments.dry_run:
         raise UserError(
-            f"{len(begun)} runs in {output} were begun and not finished, first {begun[0].folder}: go on with --resume, "
-            "or choose another --output_dir"
+            f"{begun[0].folder} was begun and not finished: go on with --resume, or choose another --output_dir"
         )
     size = data_size(runs[0], study, must_exist=not arguments.dry_run)
     say_plan(study, runs, size)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from src.files import write_beside
 
@@ -103,6 +104,7 @@ def _over_epochs(results) -> Figure:
         if result.row.reported[0] is not None:
             label = f"paper, {result.row.method}, at its end"
             panel.axhline(result.row.reported[0], color=PAPER, linestyle="--", label=label)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel("epoch")
     panel.set_ylabel("top-1 accuracy, %")
     panel.grid(alpha=0.3)

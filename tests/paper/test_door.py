@@ -129,7 +129,7 @@ def test_a_signal_goes_to_the_run_under_way_which_resume_goes_on_with(stand_in, 
     assert "go on with the same command and --resume" in capsys.readouterr().out
     assert calls(stand_in) == [f"{cell} seed0 new" for cell in TABLE2[:2]]
     assert call(output) == 2
-    assert "1 runs in" in (message := capsys.readouterr().err) and "--resume" in message
+    assert "seed0 was begun and not finished: go on with --resume" in capsys.readouterr().err
     assert call(output, "--resume") == 0
     assert calls(stand_in) == [f"{TABLE2[1]} seed0 resume", f"{TABLE2[2]} seed0 new"]
 
