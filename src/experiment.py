@@ -41,6 +41,9 @@ def build_network(config: Config, num_classes: int, image_size: int | None = Non
     Raises:
         UserError: a name or option that the registries refuse; a network that does not take images of that size.
     """
+    for options in (config.network.estimator_options, config.network.weight_estimator_options):
+        if "n" in options:  # which in training is a schedule
+            raise UserError("n is no option of an estimator here: set schedules.n.setting, schedules.n.n_p or .n_s")
     try:
         network = create_model(
             config.network.name,

@@ -193,6 +193,11 @@ class Binarization:
         if not self.binary:
             return None, None, self.weight_init
         own = self.weight_estimator is not None
+        if self.weight_estimator_options and not own:
+            raise ValueError(
+                f"weight_estimator_options {dict(self.weight_estimator_options)} go with a weight_estimator, and there "
+                "is none: the weights' is the activations' with the same options"
+            )
         weight = build(
             "weight quantizer",
             WEIGHT_QUANTIZERS,

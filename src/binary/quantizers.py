@@ -108,8 +108,10 @@ class XnorWeight(WeightQuantizer):
 
     Source: Rastegari et al., "XNOR-Net", ECCV 2016; its gradient is (1/m + s 1{|w| < 1}) times the incoming one, m
     being the number of weights of a filter. This is the second term, its indicator being the estimator's part
-    (`clipped_ste`). Not here, but in its public code: centring weights over the input channels and clamping them to
-    [-1, 1] at every step, and further factors of the gradient, (1 - 1/C_in) and one that makes up for the optimizer.
+    (`clipped_ste`). Not here: the paper's scale of the input, K, which its public codes leave out too. Nor what they do
+    beside: centring weights over the input channels and clamping them to [-1, 1] at every step, in one of them the
+    exact gradient of the scale in place of 1/m, and further factors of the gradient, (1 - 1/C_in) and one that makes up
+    for the optimizer.
     """
 
     scales_gradient = True
@@ -134,10 +136,13 @@ class LibraWeight(WeightQuantizer):
     def standardize(self, weight):
         weight = ops.cast(weight, ms.float32)
         centred = weight - _filter_mean(weight)
+        # Of order 1 before it is squared, which under mixed precision happens in float16. t does not depend on the
+        # divisor, so no gradient is lost.
+        largest = ops.stop_gradient(ops.amax(ops.abs(centred), _filter_axes(centred), keepdims=True))
+        centred = centred / (largest + ops.cast(largest == 0, ms.float32))
         fan_in = math.prod(weight.shape[1:])
         variance = _filter_mean(ops.square(centred)) * (fan_in / max(fan_in - 1, 1))
-        # The offset, 1e-6 of a usual standard deviation, keeps the square root differentiable at 0.
-        return centred / ops.sqrt(variance + 1e-14)
+        return centred / ops.sqrt(ops.maximum(variance, 1e-6))  # less has a filter of equal weights alone
 
     def scale(self, t):
         exponent = ops.log(ops.maximum(_filter_mean(ops.abs(t)), 1e-6)) / math.log(2)
@@ -146,7 +151,11 @@ class LibraWeight(WeightQuantizer):
 
 def _filter_mean(values):
     """The mean of each filter: (C_out, ...) to (C_out, 1, ...)."""
-    return values.mean(tuple(range(1, values.ndim)), keep_dims=True)
+    return values.mean(_filter_axes(values), keep_dims=True)
+
+
+def _filter_axes(values) -> tuple[int, ...]:
+    return tuple(range(1, values.ndim))
 
 
 WEIGHT_QUANTIZERS = {"sign": SignWeight, "dorefa": DoReFaWeight, "xnor": XnorWeight, "libra": LibraWeight}

@@ -7,6 +7,9 @@ from mindcv.models.registry import register_model
 from mindspore import nn
 
 from src.binary import Binarization
+from src.binary.estimators import ESTIMATORS
+from src.binary.noise_adaptation import ETAS
+from src.binary.quantizers import WEIGHT_QUANTIZERS
 from src.binary.registry import build, lookup
 
 NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
@@ -58,7 +61,7 @@ def create_model(
         in_channels: channels of the input image.
         pretrained: must be False: no weights are published yet.
         options: of the network itself, for example {"prelu": False} of the ResNets.
-        binary: False builds the full-precision twin; the options below are then without effect.
+        binary: False builds the full-precision twin; the options below are then without effect, but for weight_init.
         estimator: name of the surrogate gradient of sign, for activations and weights.
         estimator_options: its options, for example {"omega": 0.1, "clip": 1.0}.
         weight_estimator: name of another one for weights; None: the same, with the same options.
@@ -77,6 +80,10 @@ def create_model(
         ValueError: an unknown name or option, a value out of range, or pretrained=True.
     """
     lookup("network", NETWORKS, name)
+    for estimator_name in filter(None, (estimator, weight_estimator)):  # of a twin too, which does not build them
+        lookup("estimator", ESTIMATORS, estimator_name)
+    lookup("weight quantizer", WEIGHT_QUANTIZERS, weight_quantizer)
+    lookup("eta", ETAS, (noise_options or {}).get("eta", "sine"))
     if pretrained:
         raise ValueError(
             f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "

@@ -27,8 +27,9 @@ class Layer(nn.Cell):
         # Before the batch norm, hence before the sign: the maximum of signs would be +1 nearly everywhere.
         self.pool = nn.MaxPool2d(2, 2) if pool else nn.Identity()
         self.bn = nn.BatchNorm2d(channels)
-        # Changes no sign, but stops the gradient where |t| > 1, whatever the estimator does there: activations never
-        # meet the side lobes of the Fourier gradient. In the fp32 twin it is the activation, as in IR-Net's code.
+        # Changes no sign, but stops the gradient where |t| > 1, whatever the estimator does there: of the side lobes of
+        # the Fourier gradient, activations meet a part of the first alone, and that from n = 15 on. In the fp32 twin it
+        # is the activation, as in IR-Net's code.
         self.activation = nn.Hardtanh()
 
     def construct(self, x):

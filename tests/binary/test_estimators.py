@@ -135,7 +135,7 @@ def test_a_changed_state_compiles_nothing_anew():
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
 @every_state
-def test_finite_inputs_give_finite_gradients(name, state, dtype):
+def test_finite_inputs_give_finite_gradients(mode, name, state, dtype):
     t = np.array([0, 1e-7, 0.1, 1, 1.5, 100, 3e4, 65504], np.float32)
     got = ms.grad(AtState(name))(Tensor(np.concatenate([t, -t])).astype(dtype), Tensor(state, ms.float32))
     assert got.dtype == dtype

@@ -44,7 +44,7 @@ def test_closed_form_is_the_sum_of_cosines(mode, omega):
     cell, t = Derivative(omega), hard_points(omega)
     for n in range(65):
         error = np.abs(cell(Tensor(t), number(n)).asnumpy() - oracles.fourier(t, n, omega)).max()
-        assert error <= 1e-5 * oracles.peak(n, omega), n
+        assert error <= 1e-6 * oracles.peak(n, omega), n
 
 
 def test_one_graph_serves_every_n():

@@ -3,9 +3,10 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, amp, nn
 
 from src.binary import ActivationSign, AnnealedNoise, DoReFaWeight, LibraWeight, NoiseAdaptation, create_estimator
+from src.binary.estimators import ESTIMATORS
 from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests import oracles
 
@@ -134,13 +135,41 @@ def test_gradient_of_the_latent_weight(mode, name, shape, forced):
 
 
 @every_quantizer
-def test_half_precision_weights_stay_finite(name):
+def test_half_precision_weights_stay_finite(mode, name):
     for w in (with_zeros(SHAPE), np.full(SHAPE, 65504.0), np.zeros(SHAPE)):
         quantizer = WEIGHT_QUANTIZERS[name](create_estimator("clipped_ste"))
         half = Tensor(w.astype(np.float16))
         value, gradient = ms.value_and_grad(quantizer)(half)
         assert value.dtype == ms.float16
         assert np.isfinite(value.asnumpy()).all() and np.isfinite(gradient.asnumpy()).all()
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+@pytest.mark.parametrize("deviation", [0.03, 7e-4], ids=["fresh weights", "small weights"])
+def test_libra_under_mixed_precision(mode, level, deviation):
+    """The variance of small weights would vanish in float16. `ste`, whose gradient does not jump where t is rounded."""
+    w, factor = random((3, 64, 3, 3)) * np.float32(deviation / 0.3), random((3, 64, 3, 3), 3)
+    cell = Weighted(LibraWeight(create_estimator("ste")))
+    amp.auto_mixed_precision(cell, level)
+    got = ms.grad(cell)(Tensor(w), Tensor(factor)).asnumpy()
+    expected = through_standardization(w, factor * DEFINITIONS["libra"][1](standardized(w)))
+    np.testing.assert_allclose(got, expected, atol=5e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_noise_goes_on_any_estimator(mode, name):
+    """The gradient of Eq. 14: the estimator's, plus alpha times the noise module's own."""
+    x, factor, alpha = random((6, 16)), random((6, 16), 3), 0.5
+    noise = linear_noise(16, alpha)
+    w1, w2 = (weight.asnumpy().astype(np.float64) for weight in (noise.adaptation.w1, noise.adaptation.w2))
+    pure = ms.grad(Weighted(ActivationSign(create_estimator(name))))(Tensor(x), Tensor(factor)).asnumpy()
+    noisy = Weighted(ActivationSign(create_estimator(name), noise)).set_train(True)
+    value, gradient = ms.value_and_grad(noisy)(Tensor(x), Tensor(factor))
+    before = x.astype(np.float64) @ w1
+    e = np.maximum(before, 0) @ w2 + 0.1 * x
+    own = ((factor @ w2.T) * (before > 0)) @ w1.T + 0.1 * factor
+    np.testing.assert_allclose(value.asnumpy(), (oracles.sign(x) + alpha * e) * factor, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient.asnumpy() - pure, alpha * own, rtol=1e-3, atol=1e-5)
 
 
 def test_libra_of_a_constant_filter_has_finite_gradients(mode):

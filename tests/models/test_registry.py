@@ -55,6 +55,14 @@ def test_a_new_network_is_in_evaluation_mode():
         ("resnet20", {"options": {"prelu": False}}, "unknown option 'prelu' of network 'resnet20'; allowed: none"),
         ("resnet20", {"weight_estimator": "sted"}, "unknown estimator 'sted'.*did you mean 'ste'"),
         ("resnet20", {"noise_options": {"eta": "sin"}}, "unknown eta 'sin'.*did you mean 'sine'"),
+        ("resnet20", {"noise_options": {"eta": "sin"}, "noise_adaptation": False}, "unknown eta 'sin'"),
+        (
+            "resnet20",
+            {"weight_estimator_options": {"omega": 1}},
+            "weight_estimator_options .* go with a weight_estimator",
+        ),
+        ("resnet20", {"weight_quantizer": "xnr", "binary": False}, "unknown weight quantizer 'xnr'"),
+        ("resnet20", {"weight_estimator": "sted", "binary": False}, "unknown estimator 'sted'"),
     ],
 )
 def test_wrong_names_and_values_are_refused(name, options, message):
