@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.dry_run:
         return 0
     command = shlex.join(["python", "-m", "src.paper", *(word for word in argv if word != "--resume")])
-    data = runs[0].config().data.name
+    data = runs[0].config.data.name
     name = arguments.data_name or NAMES.get(data, data)
     made_with = report.budget(runs[0], size.steps, name, arguments.seeds, command)
     with hold(output, lambda sentence: print(sentence, file=sys.stderr, flush=True)) as held:
@@ -91,7 +91,7 @@ def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
     Raises:
         UserError: the data are not there, or are damaged.
     """
-    config = run.config()
+    config = run.config
     if not must_exist:
         config = config.model_copy(update={"data": config.data.model_copy(update={"download": False})})
     runtime.prepare_environment()

@@ -27,8 +27,8 @@ class DataSize:
 
 def images_per_second(run: Run, others: list[Run]) -> tuple[float, bool]:
     """Of training, and whether it was measured in one of the others that is alike."""
-    config = run.config()
-    alike = [other for other in others if kind(other.config()) == kind(config)]
+    config = run.config
+    alike = [other for other in others if kind(other.config) == kind(config)]
     measured = [rate for other in alike for row in other.metrics() if (rate := row.get("images_per_second", 0.0)) > 0]
     if measured:
         return measured[-1], True
@@ -46,7 +46,7 @@ def seconds_left(run: Run, size: DataSize, rate: float) -> float:
     """Until the run is finished, at `rate` trained images per second."""
     if run.state() == FINISHED:
         return 0.0
-    config = run.config()
+    config = run.config
     steps = min(config.train.steps_per_epoch or size.steps, size.steps)
     images = steps * config.data.batch_size + size.test_images / EVALUATED_PER_TRAINED
     return (config.train.epochs - len(run.metrics())) * images / rate + SECONDS_TO_START

@@ -78,7 +78,7 @@ class Budget:
 
 def budget(run: Run, steps: int, data_name: str, seeds: int, command: str) -> Budget:
     """Of a study to which this run belongs; `steps` a whole epoch has."""
-    config = run.config()
+    config = run.config
     steps = min(config.train.steps_per_epoch or steps, steps)
     return Budget(config, load_config(recipe_file(run.cell), run.cell.changes), steps, data_name, seeds, command)
 
@@ -94,7 +94,7 @@ def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[O
                 row,
                 len(own),
                 tuple(run.metrics() for run in finished),
-                own[0].config().data.batch_size if own else 0,
+                own[0].config.data.batch_size if own else 0,
                 tuple(f"seed {run.seed}: {failures[run.folder]}" for run in own if run.folder in failures),
             )
         )

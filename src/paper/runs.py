@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Run:
         own = {"seed": self.seed, "output_dir": str(self.folder)}
         return {**self.cell.changes, **self.overrides, **own}
 
+    @cached_property
     def config(self) -> Config:
         return load_config(recipe_file(self.cell), self.changes)
 
@@ -79,12 +81,12 @@ class Run:
             found = load_config(self.folder / CONFIG)
         except UserError:
             return DAMAGED
-        for key, (wanted, other) in differences(self.config(), found).items():
+        for key, (wanted, other) in differences(self.config, found).items():
             if key not in RESUMABLE | {"output_dir"}:
                 raise UserError(
                     f"{self.folder} holds a run with {key} {other}, but {wanted} is wanted: choose another --output_dir"
                 )
-        return FINISHED if len(self.metrics()) >= self.config().train.epochs else BEGUN
+        return FINISHED if len(self.metrics()) >= self.config.train.epochs else BEGUN
 
     def metrics(self) -> list[dict[str, float]]:
         """A row an epoch; none if the file is damaged: going on with the run writes it again."""
@@ -131,7 +133,7 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
             raise UserError(f"--{key} cannot be given: it is what the runs of {study.name} differ in")
     runs = [Run(cell, seed, output, overrides) for seed in range(seeds) for cell in study.cells]
     for run in runs:
-        name = run.config().data.name
+        name = run.config.data.name
         if name not in PREPROCESSING:
             raise UserError(f"unknown data set {name!r}; allowed are {', '.join(PREPROCESSING)}")
         size, wanted = PREPROCESSING[name].size, PREPROCESSING[study.dataset].size
