@@ -25,8 +25,9 @@ def test_cells_of_one_name_are_one_run():
 
 
 def test_cells_of_other_names_are_other_runs():
-    for first, second in combinations(CELLS.values(), 2):
-        assert resolved(first) != resolved(second), f"{first.name} and {second.name} would train the same twice"
+    configs = {name: resolved(cell) for name, cell in CELLS.items()}
+    for first, second in combinations(CELLS, 2):
+        assert configs[first] != configs[second], f"{first} and {second} would train the same twice"
 
 
 def test_a_run_that_two_studies_share_has_one_figure_in_the_paper():
