@@ -130,6 +130,10 @@ class TrainSection(Section):
     steps_per_epoch: Positive | None
     save_every_steps: Positive | None
 
+    def steps(self, available: int) -> int:
+        """Of an epoch, of which the data give `available`."""
+        return min(self.steps_per_epoch or available, available)
+
 
 class Config(Section):
     seed: Annotated[Integer, Field(ge=0, le=2**31 - 1)]
@@ -154,6 +158,11 @@ class Config(Section):
                 f"train.epochs, which is {self.train.epochs}"
             )
         return self
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether binary layers get noise modules; with an alpha of 0 they would do nothing."""
+        return self.noise.enabled and self.schedules.alpha.start > 0
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)

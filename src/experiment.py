@@ -10,12 +10,12 @@ from mindspore import amp, nn
 from src.binary import schedules
 from src.checkpoints import Checkpoint, load_network
 from src.config import Config
-from src.data import Dataset, find_preprocessing, open_dataset
+from src.data import Dataset, open_dataset
 from src.errors import UserError
 from src.models import create_model
 from src.models.registry import sizes_taken, takes_size
 from src.optimizers import create_optimizer, learning_rates
-from src.preprocessing import Preprocessing
+from src.preprocessing import Preprocessing, find_preprocessing
 from src.runtime import Worker
 
 
@@ -57,7 +57,7 @@ def build_network(config: Config, num_classes: int, image_size: int | None = Non
             weight_quantizer=config.network.weight_quantizer,
             weight_init=config.network.weight_init,
             scale_in_gradient=config.network.scale_in_gradient,
-            noise_adaptation=config.noise.enabled and config.schedules.alpha.start > 0,
+            noise_adaptation=config.has_noise,
             noise_options={
                 "eta": config.noise.eta,
                 "amplitude": config.noise.amplitude,
@@ -149,8 +149,7 @@ def build(config: Config, worker: Worker) -> Experiment:
     """Puts a training run together; wrong names and missing files are reported before anything compiles."""
     data = build_data(config, worker)
     network = build_network(config, data.num_classes)
-    available = data.train_steps()
-    steps_per_epoch = min(config.train.steps_per_epoch or available, available)
+    steps_per_epoch = config.train.steps(data.train_steps())
     optimizer = create_optimizer(config, network, steps_per_epoch)
     steps = config.train.epochs * steps_per_epoch
     followed = schedules.attach(network, build_tables(config, steps), optimizer.global_step, steps)

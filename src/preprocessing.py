@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from src.errors import UserError
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -49,6 +51,13 @@ PREPROCESSING = {
     "cifar100": Preprocessing(
         32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), tuple(CIFAR100_CLASSES.split())
     ),  # mean and deviation of its training pixels
-    "imagenet": Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (), shorter_side=256),
     "digits": Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple("0123456789")),
+    "imagenet": Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (), shorter_side=256),
 }
+
+
+def find_preprocessing(name: str) -> Preprocessing:
+    """Of the data set of that name, without classes where they are its folders' names; UserError for an unknown one."""
+    if name not in PREPROCESSING:
+        raise UserError(f"unknown data set {name!r}; allowed are {', '.join(PREPROCESSING)}")
+    return PREPROCESSING[name]

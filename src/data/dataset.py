@@ -16,24 +16,11 @@ from src.data.digits import Digits
 from src.data.imagenet import ImageNet
 from src.data.source import Source, broken_picture
 from src.errors import UserError
-from src.preprocessing import Preprocessing
+from src.preprocessing import find_preprocessing
 
 SOURCES: dict[str, Source] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "digits": Digits(), "imagenet": ImageNet()}
 ErrorSamples = engine.config.ErrorSamplesMode
 CHECKED_AT_ONCE = 1000  # pictures, between two steps of the bar
-
-
-def find_source(name: str) -> Source:
-    """The data set of that name; UserError for an unknown one."""
-    if name not in SOURCES:
-        raise UserError(f"unknown data set {name!r}; allowed are {', '.join(SOURCES)}")
-    return SOURCES[name]
-
-
-def find_preprocessing(name: str) -> Preprocessing:
-    """Size, normalisation and classes of a data set, without classes where they are its folders' names; UserError for
-    an unknown name."""
-    return find_source(name).preprocessing
 
 
 class Dataset:
@@ -52,6 +39,7 @@ class Dataset:
 
     Attributes:
         preprocessing (Preprocessing): of this data set, with its classes.
+
     Raises:
         UserError: an unknown name; files missing, truncated or damaged.
     """
@@ -70,7 +58,8 @@ class Dataset:
         splits: tuple[str, ...] = ("train", "test"),
         image_size: int | None = None,
     ):
-        self.source = find_source(name)
+        find_preprocessing(name)  # refuses an unknown one
+        self.source = SOURCES[name]
         self.name = name
         self.splits = splits
         self.root = self.source.find(path, splits, download)

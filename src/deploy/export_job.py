@@ -22,7 +22,7 @@ from src.deploy.formats import DYNAMIC, EXPORTERS, SUFFIXES
 from src.deploy.freeze import freeze
 from src.deploy.verification import LOADERS, compare
 from src.errors import UserError
-from src.preprocessing import Preprocessing
+from src.preprocessing import Preprocessing, find_preprocessing
 
 VERIFIED_IMAGES = 500
 VERIFICATION_BATCH = 20  # where the file takes any; at 224x224, all values before signs of a batch are 0.3 GB
@@ -86,7 +86,7 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
         test_set = experiment.build_data(config, splits=("test",))
     except UserError:
         test_set = None
-    size = experiment.find_preprocessing(config.data.name).size
+    size = find_preprocessing(config.data.name).size
     digits = open_dataset("digits", batch_size=config.data.batch_size, augment=False, image_size=size)
     found: list[np.ndarray] = []
     count, sources = 0, []

@@ -38,8 +38,7 @@ def images_per_second(run: Run, others: list[Run]) -> tuple[float, bool]:
 
 def kind(config: Config) -> tuple[str, int]:
     """What the speed depends on: the network, and the column of IMAGES_PER_SECOND."""
-    noise = config.noise.enabled and config.schedules.alpha.start > 0
-    return config.network.name, 0 if not config.network.binary else 2 if noise else 1
+    return config.network.name, 0 if not config.network.binary else 2 if config.has_noise else 1
 
 
 def seconds_left(run: Run, size: DataSize, rate: float) -> float:
@@ -47,8 +46,7 @@ def seconds_left(run: Run, size: DataSize, rate: float) -> float:
     if run.state() == FINISHED:
         return 0.0
     config = run.config
-    steps = min(config.train.steps_per_epoch or size.steps, size.steps)
-    images = steps * config.data.batch_size + size.test_images / EVALUATED_PER_TRAINED
+    images = config.train.steps(size.steps) * config.data.batch_size + size.test_images / EVALUATED_PER_TRAINED
     return (config.train.epochs - len(run.metrics())) * images / rate + SECONDS_TO_START
 
 

@@ -78,9 +78,8 @@ class Budget:
 
 def budget(run: Run, steps: int, data_name: str, seeds: int, command: str) -> Budget:
     """Of a study to which this run belongs; `steps` a whole epoch has."""
-    config = run.config
-    steps = min(config.train.steps_per_epoch or steps, steps)
-    return Budget(config, load_config(recipe_file(run.cell), run.cell.changes), steps, data_name, seeds, command)
+    recipe = load_config(recipe_file(run.cell), run.cell.changes)
+    return Budget(run.config, recipe, run.config.train.steps(steps), data_name, seeds, command)
 
 
 def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[Outcome]:
@@ -130,7 +129,7 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     for result in results:
         cells = [result.row.network, result.row.method]
         for measure in measures:
-            reported = result.row.reported[measure] if measure < len(result.row.reported) else None
+            reported = result.row.figure(measure)
             cells += ["-" if reported is None else f"{reported:.{study.digits}f}", spread(result.accuracy(measure))]
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
         notes = [result.row.note, *(f"failed, {reason}" for reason in result.failures)]
@@ -165,7 +164,7 @@ def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
     for result in results:
         line: list = [result.row.network, result.row.method, result.row.cell.name if result.row.cell else ""]
         for measure in (0, 1):
-            reported = result.row.reported[measure] if measure < len(result.row.reported) else None
+            reported = result.row.figure(measure)
             values = result.accuracy(measure)
             line.append("" if reported is None else reported)
             line.append(round(statistics.mean(values), 4) if values else "")

@@ -27,7 +27,7 @@ from src.config import RESUMABLE, Config, leaf_keys, load_config, read_yaml
 from src.errors import UserError
 from src.files import make_folder, write_text
 from src.paper.studies import Cell, Study
-from src.preprocessing import PREPROCESSING
+from src.preprocessing import find_preprocessing
 from src.run_folder import CONFIG, LAST, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -134,9 +134,7 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
     runs = [Run(cell, seed, output, overrides) for seed in range(seeds) for cell in study.cells]
     for run in runs:
         name = run.config.data.name
-        if name not in PREPROCESSING:
-            raise UserError(f"unknown data set {name!r}; allowed are {', '.join(PREPROCESSING)}")
-        size, wanted = PREPROCESSING[name].size, PREPROCESSING[study.dataset].size
+        size, wanted = find_preprocessing(name).size, find_preprocessing(study.dataset).size
         if size != wanted:
             raise UserError(
                 f"the networks of {study.name} take images of {wanted}x{wanted}, but those of {name} are {size}x{size}"

@@ -29,6 +29,10 @@ class Row:
     cell: Cell | None = None
     note: str = ""
 
+    def figure(self, measure: int) -> float | None:
+        """The paper's top-1 (0) or top-5 (1), None where it has none."""
+        return self.reported[measure] if measure < len(self.reported) else None
+
 
 @dataclass(frozen=True)
 class Study:
