@@ -8,7 +8,9 @@ Exit code: 0 trained to the end; 2 bad input or a diverged run; 128 + n stopped 
 Ctrl-C).
 """
 
+import contextlib
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,16 @@ from src import doors, runtime
 from src.config import RESUMABLE, Config, load_config
 from src.errors import UserError
 from src.files import make_folder, write_text
-from src.run_folder import CONFIG, LAST, VERSIONS
+from src.run_folder import (
+    CONFIG,
+    EPOCH,
+    LAST,
+    VERSIONS,
+    epoch_checkpoints,
+    hold,
+    holds_run,
+    remove_partial_files,
+)
 
 SHORTHANDS = {
     "--dataset": "data.name",
@@ -31,29 +42,50 @@ SHORTHANDS = {
     "--mode": "runtime.mode",
     "--init_checkpoint": "init_checkpoint",
     "--amp_level": "amp.level",
+    "--keep": "train.keep",
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    config, run_folder, resume, check_data = parse(argv)
+    config, arguments = parse(argv)
+    run_folder = Path(config.output_dir)
     runtime.prepare_environment()
     worker = runtime.start(config.runtime.device_target, config.runtime.mode, config.seed, config.runtime.distribute)
+    with contextlib.ExitStack() as held:
+        if worker.rank == 0 and arguments.resume:
+            held.enter_context(hold(run_folder))
+        return train(config, arguments, run_folder, worker, held)
 
+
+def train(
+    config: Config, arguments: Namespace, run_folder: Path, worker: runtime.Worker, held: contextlib.ExitStack
+) -> int:
+    """Builds the experiment, trains it, and returns the exit code; `held` takes the lock of a new run's folder."""
     from src import experiment as experiments
-    from src.checkpoints import load_network, read
+    from src.checkpoints import load_network, newest, read
+    from src.optimizers import base_learning_rate
     from src.training import callbacks
     from src.training.trainer import Stopped, Trainer
 
+    leader = worker.rank == 0
     # Read before anything is built, so that a bad file is known at once.
-    checkpoint = read(run_folder / LAST) if resume else None
-    initial = read(config.init_checkpoint) if config.init_checkpoint and not resume else None
+    checkpoint = initial = None
+    if arguments.from_epoch is not None:
+        checkpoint = read(run_folder / EPOCH.format(arguments.from_epoch))
+    elif arguments.resume:
+        checkpoint, problems = newest(run_folder)
+        if problems and leader:
+            print(f"warning: {'; '.join(problems)}; going on from {checkpoint.path}", file=sys.stderr)
+    elif config.init_checkpoint:
+        initial = read(config.init_checkpoint)
+    if checkpoint is not None:
+        config = experiments.shared_among(config, checkpoint, worker.size)
     experiment = experiments.build(config, worker)
     if initial is not None:
         load_network(experiment.network, initial)
-    leader = worker.rank == 0
     if checkpoint is not None:
         experiments.require_same_classes(checkpoint.preprocessing, experiment.data, checkpoint.path)
-    if check_data:
+    if arguments.check_data:
         experiment.data.check()
     elif checkpoint is None:
         experiment.data.check(("test",))  # a broken picture there would end the run after its first epoch
@@ -74,32 +106,51 @@ def main(argv: Sequence[str]) -> int:
         trainer.resume(checkpoint)
     if leader:
         make_folder(run_folder)
+        if checkpoint is None:
+            held.enter_context(hold(run_folder))
+            require_no_run(run_folder)  # another may have begun since the arguments were read
+        remove_partial_files(run_folder)
         write_text(run_folder / CONFIG, config.to_yaml())
         versions = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
         write_text(run_folder / VERSIONS, versions)
+        batch = config.data.batch_size * worker.size
+        images = experiment.data.train_images()
         print(
             f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of "
             f"{experiment.steps_per_epoch} steps, {worker.size} worker(s) on {config.runtime.device_target}, seed "
-            f"{config.seed}, in {run_folder}"
+            f"{config.seed}, in {run_folder}\n"
+            f"a step takes {worker.size} x {config.data.batch_size} = {batch} images, an epoch "
+            f"{experiment.steps_per_epoch * batch} of {images}, none twice; learning rate "
+            f"{base_learning_rate(config, worker.size):g}"
+            + (
+                f" ({config.optimizer.lr:g} for {config.optimizer.lr_for_batch})"
+                if config.optimizer.lr_for_batch
+                else ""
+            )
+            + (f"\ngoing on after epoch {trainer.progress.epoch}, step {trainer.progress.step}" if checkpoint else "")
         )
     try:
         trainer.fit()
     except Stopped as stopped:
         if leader:
             program = (
-                "python train.py" if worker.size == 1 else (f"scripts/run_distribute_train.sh --workers {worker.size}")
+                "python train.py" if worker.size == 1 else f"scripts/run_distribute_train.sh --workers {worker.size}"
             )
             print(f"stopped and saved; go on with: {program} --resume {run_folder}", flush=True)
         trainer.workers.wait()  # msrun kills the others as soon as one has ended
         return 128 + stopped.signal
+    trainer.workers.wait()
     return 0
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
-    """The config, the run's folder, whether to resume in it, and whether to look at every picture first."""
+def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
+    """The config, in which `output_dir` is the run's folder, and the arguments beside it."""
     parser = doors.Parser(prog="train.py", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="a YAML file that names what differs from default_config.yaml")
     parser.add_argument("--resume", metavar="DIR", help="go on in this run folder, with its config")
+    parser.add_argument(
+        "--from_epoch", metavar="N", type=int, help="with --resume: go back to the end of epoch N, if it was kept"
+    )
     parser.add_argument("--distribute", action="store_true", help="this is one of several workers that msrun started")
     parser.add_argument(
         "--check_data", action="store_true", help="decode all pictures first, not those for testing alone"
@@ -109,24 +160,36 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
     if arguments.distribute:
         overrides["runtime.distribute"] = True
     if arguments.resume:
-        folder = Path(arguments.resume)
-        return resumed(folder, arguments.config, overrides), folder, True, arguments.check_data
+        return resumed(Path(arguments.resume), arguments, overrides), arguments
+    if arguments.from_epoch is not None:
+        raise UserError(f"--from_epoch is {arguments.from_epoch}, but goes with --resume DIR alone")
     config = load_config(arguments.config, overrides)
-    folder = Path(config.output_dir)
-    if (folder / LAST).exists():
+    require_no_run(Path(config.output_dir))
+    return config, arguments
+
+
+def require_no_run(folder: Path) -> None:
+    if holds_run(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --output_dir")
-    return config, folder, False, arguments.check_data
 
 
-def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) -> Config:
-    """The config of a run that goes on: its own, but for the keys that may change."""
-    if not (folder / LAST).is_file() or not (folder / CONFIG).is_file():
+def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Config:
+    """The config of a run that goes on: its own, but for the keys that may change and the folder, which may have
+    moved."""
+    if not holds_run(folder) or not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no run to resume: {LAST} and {CONFIG} are expected in it")
     changed = sorted(set(overrides) - RESUMABLE)
-    if config_file or changed:
-        what = "--config" if config_file else ", ".join(changed)
+    if arguments.config or changed:
+        what = "--config" if arguments.config else ", ".join(changed)
         raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
-    return load_config(folder / CONFIG, overrides)
+    kept = epoch_checkpoints(folder)
+    if arguments.from_epoch is not None and arguments.from_epoch not in kept:
+        listed = ", ".join(map(str, kept)) or "none"
+        raise UserError(
+            f"--from_epoch is {arguments.from_epoch}, but {folder} keeps the checkpoints of epochs: {listed}"
+        )
+    one_worker = {} if arguments.distribute else {"runtime.distribute": False}
+    return load_config(folder / CONFIG, {**one_worker, **overrides, "output_dir": str(folder)})
 
 
 if __name__ == "__main__":

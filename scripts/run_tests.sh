@@ -13,4 +13,4 @@ if [ "${1:-}" = "--all" ]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest "${selection[@]}" "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "${selection[@]}" "$@"

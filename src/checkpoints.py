@@ -8,6 +8,7 @@ of JSON: `config` (what rebuilds the network), `preprocessing` (what becomes of 
 
 import contextlib
 import json
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from src.errors import UserError
+from src.files import write_beside
 from src.preprocessing import Preprocessing
+from src.run_folder import LAST, epoch_checkpoints
 
 OPTIMIZER_PREFIX = "optimizer."
 EXTRA_PREFIX = "state."
@@ -63,58 +66,67 @@ def save(
         extra: further arrays that resuming needs.
 
     Raises:
-        UserError: the file cannot be written; an earlier one at `path` is untouched.
+        WriteError: the file cannot be written; an earlier one at `path` is untouched.
     """
     entries = [{"name": parameter.name, "data": parameter} for parameter in network.get_parameters()]
     entries += [
-        {"name": OPTIMIZER_PREFIX + parameter.name, "data": parameter} for parameter in _optimizer_state(optimizer)
+        {"name": OPTIMIZER_PREFIX + parameter.name, "data": parameter} for parameter in optimizer_state(optimizer)
     ]
     entries += [{"name": EXTRA_PREFIX + name, "data": Tensor(value)} for name, value in extra.items()]
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial.ckpt")
-    try:
-        ms.save_checkpoint(
-            entries,
-            str(partial),
-            crc_check=True,
-            append_dict={
-                "config": json.dumps(config),
-                "preprocessing": json.dumps(preprocessing.to_dict()),
-                "state": json.dumps(state),
-            },
-        )
-        os.replace(partial, path)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot write the checkpoint {path}: {_first_line(error)}") from error
-    finally:
-        for leftover in (partial, partial.with_suffix(".tmp")):  # the second is what MindSpore writes first
+    texts = {"config": config, "preprocessing": preprocessing.to_dict(), "state": state}
+
+    def write(partial: Path) -> None:
+        try:
+            with _quiet():
+                ms.save_checkpoint(
+                    entries,
+                    str(partial),
+                    crc_check=True,
+                    append_dict={name: json.dumps(value) for name, value in texts.items()},
+                )
+        finally:
             with contextlib.suppress(OSError):
-                leftover.unlink()
+                partial.with_suffix(".tmp").unlink(missing_ok=True)  # what MindSpore writes first
+
+    write_beside(Path(path), write, suffix=".ckpt")
 
 
 def read(path: str | Path) -> Checkpoint:
     """The content of a checkpoint file.
 
     Raises:
-        UserError: no such file, a directory, empty, truncated, damaged, or no checkpoint.
+        UserError: no such file, a directory, no permission, empty, truncated, damaged, or no checkpoint.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"the checkpoint {path} does not exist")
-    if not path.is_file():
-        raise UserError(f"the checkpoint {path} is no file")
-    if path.stat().st_size == 0:
-        raise UserError(f"the checkpoint {path} is empty")
     try:
-        content = ms.load_checkpoint(str(path), crc_check=True)  # files without a checksum pass
+        if not path.exists():
+            raise UserError(f"the checkpoint {path} does not exist")
+        if not path.is_file():
+            raise UserError(f"the checkpoint {path} is no file")
+        if path.stat().st_size == 0:
+            raise UserError(f"the checkpoint {path} is empty")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    try:
+        with _quiet():
+            content = ms.load_checkpoint(str(path), crc_check=True)  # files without a checksum pass
     except Exception as error:  # MindSpore raises many kinds here, bare ones included
         raise UserError(f"{path} is no MindSpore checkpoint, or it is truncated or damaged") from error
-    texts = {
-        name: json.loads(content.pop(name)) if isinstance(content.get(name), str) else None
-        for name in ("config", "preprocessing", "state")
-    }
-    if texts["preprocessing"] is not None:
-        texts["preprocessing"] = Preprocessing.from_dict(texts["preprocessing"])
+    texts = {name: content.pop(name) for name in ("config", "preprocessing", "state") if name in content}
+    if "config" in texts and not _ends_with_checksum(path):  # cut between two parameters, which reads well
+        raise UserError(f"{path} is a truncated checkpoint: it does not end with its checksum")
+    try:
+        described = {name: json.loads(text) if isinstance(text, str) else None for name, text in texts.items()}
+        if not all(isinstance(value, dict) for value in described.values() if value is not None):
+            raise TypeError
+        if described.get("preprocessing") is not None:
+            described["preprocessing"] = Preprocessing.from_dict(described["preprocessing"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged, or no checkpoint of this project: its {', '.join(texts)} cannot be read"
+        ) from error
     arrays = {name: value.asnumpy() for name, value in content.items() if isinstance(value, Tensor)}
     parts: dict[str, dict[str, np.ndarray]] = {"parameters": {}, "optimizer": {}, "extra": {}}
     for name, value in arrays.items():
@@ -124,7 +136,24 @@ def read(path: str | Path) -> Checkpoint:
             parts["extra"][name.removeprefix(EXTRA_PREFIX)] = value
         else:
             parts["parameters"][name] = value
-    return Checkpoint(str(path), **texts, **parts)
+    return Checkpoint(str(path), **described, **parts)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """MindSpore logs, in words of its own, the errors that it raises as well."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _ends_with_checksum(path: Path) -> bool:
+    """Whether MindSpore's mark and the ten bytes of the checksum end the file, as `save` leaves it."""
+    with path.open("rb") as file:
+        file.seek(-17, os.SEEK_END)
+        return file.read(7) == b"crc_num"
 
 
 def load_network(network: nn.Cell, file: str | Path | Checkpoint) -> None:
@@ -171,7 +200,7 @@ def load_optimizer(optimizer: nn.Cell, checkpoint: Checkpoint) -> None:
     Raises:
         UserError: the file lacks a value, or has one of another shape.
     """
-    for parameter in _optimizer_state(optimizer):
+    for parameter in optimizer_state(optimizer):
         value = checkpoint.optimizer.get(parameter.name)
         if value is None or value.shape != tuple(parameter.shape):
             raise UserError(
@@ -181,7 +210,7 @@ def load_optimizer(optimizer: nn.Cell, checkpoint: Checkpoint) -> None:
         parameter.set_data(Tensor(value, parameter.dtype))
 
 
-def _optimizer_state(optimizer: nn.Cell) -> list[Parameter]:
+def optimizer_state(optimizer: nn.Cell) -> list[Parameter]:
     """Its own parameters: not the network's, which it holds too, and not the tables that the config determines."""
     networks = {id(parameter) for parameter in optimizer.parameters}
     return [
@@ -201,5 +230,20 @@ def _some(names: list[str], limit: int = 4) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def _first_line(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).strip().split("\n")[0]
+def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint to go on from: last.ckpt, or if it is missing or damaged that of the latest epoch that is whole;
+    and a sentence for each that was passed over.
+
+    Raises:
+        UserError: there is none, or none that is whole.
+    """
+    problems = []
+    for path in (folder / LAST, *reversed(epoch_checkpoints(folder).values())):
+        try:
+            checkpoint = read(path)
+            if checkpoint.state is not None and checkpoint.config is not None:
+                return checkpoint, problems
+            problems.append(f"{path} does not hold all that resuming needs")
+        except UserError as error:
+            problems.append(str(error))
+    raise UserError(f"no checkpoint in {folder} can be resumed: {'; '.join(problems)}")

@@ -25,6 +25,8 @@ RESUMABLE = {
     "runtime.device_target",
     "runtime.distribute",
     "train.save_every_steps",
+    "train.keep",
+    "train.on_write_error",
 }
 
 
@@ -55,6 +57,7 @@ class RuntimeSection(Section):
     device_target: Literal["CPU", "GPU", "Ascend"]
     mode: Literal["graph", "pynative"]
     distribute: Flag
+    sync_batch_norm: Flag
 
 
 class DataSection(Section):
@@ -105,6 +108,7 @@ class SchedulesSection(Section):
 class OptimizerSection(Section):
     name: Literal["momentum", "adam"]
     lr: Annotated[Number, Field(gt=0)]
+    lr_for_batch: Positive | None
     momentum: Annotated[Number, Field(ge=0, lt=1)]
     weight_decay: Annotated[Number, Field(ge=0)]
     decay_all: Flag
@@ -129,6 +133,8 @@ class TrainSection(Section):
     epochs: Positive
     steps_per_epoch: Positive | None
     save_every_steps: Positive | None
+    keep: Positive
+    on_write_error: Literal["stop", "go_on"]
 
     def steps(self, available: int) -> int:
         """Of an epoch, of which the data give `available`."""
@@ -149,6 +155,15 @@ class Config(Section):
     loss: LossSection
     amp: AmpSection
     train: TrainSection
+
+    @model_validator(mode="after")
+    def _synchronized_on_ascend(self) -> "Config":
+        if self.runtime.sync_batch_norm and self.runtime.device_target != "Ascend":
+            raise ValueError(
+                "runtime.sync_batch_norm is true, which MindSpore has for Ascend alone, but runtime.device_target is "
+                f"{self.runtime.device_target}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends_in_time(self) -> "Config":

@@ -35,6 +35,32 @@ class Experiment:
     tables: dict[str, np.ndarray]
 
 
+def shared_among(config: Config, checkpoint: Checkpoint, workers: int) -> Config:
+    """The config of a resumed run with so many workers: `data.batch_size` is what keeps the global batch as it was.
+
+    Raises:
+        UserError: they cannot share that batch, or the checkpoint stands inside an epoch, of which each worker would
+            have another part.
+    """
+    before, step, epoch = (checkpoint.state.get(key, workers) for key in ("workers", "step", "epoch"))
+    if before == workers:
+        return config
+    if step:
+        kept = f", or add --from_epoch {epoch} if its checkpoint was kept" if epoch else ""
+        raise UserError(
+            f"{checkpoint.path} stands at step {step} of epoch {epoch + 1} of a run of {before} worker(s), and "
+            f"{workers} can only go on from the end of an epoch: resume with {before}{kept}"
+        )
+    batch = checkpoint.config["data"]["batch_size"] * before
+    if batch % workers:
+        fitting = ", ".join(str(count) for count in range(1, 2 * max(before, workers) + 1) if batch % count == 0)
+        raise UserError(
+            f"{checkpoint.path} is of a run with {batch} images a step, which {workers} workers cannot share evenly: "
+            f"resume with a number of them that can, as {fitting}"
+        )
+    return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": batch // workers})})
+
+
 def build_network(config: Config, num_classes: int, image_size: int | None = None) -> nn.Cell:
     """The network that the config names; `image_size` None: images have the data set's size.
 
@@ -136,6 +162,21 @@ def build_data(
     )
 
 
+def synchronize_batch_norm(network: nn.Cell) -> None:
+    """Puts nn.SyncBatchNorm, which MindSpore has for Ascend alone, in the place of every batch norm; the parameters
+    and their names stay."""
+    for name, cell in network.name_cells().items():
+        if not isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            synchronize_batch_norm(cell)
+            continue
+        synchronized = nn.SyncBatchNorm(cell.num_features, cell.eps, cell.momentum)
+        for parameter in ("gamma", "beta", "moving_mean", "moving_variance"):
+            setattr(synchronized, parameter, getattr(cell, parameter))
+        setattr(network, name, synchronized)
+    if isinstance(network, nn.SequentialCell):
+        network.cell_list = list(network.cells())
+
+
 def build_tables(config: Config, steps: int) -> dict[str, np.ndarray]:
     """n and alpha of every step of training, float32 (steps,). Other estimators bring their schedules."""
     n, alpha = config.schedules.n, config.schedules.alpha
@@ -149,8 +190,10 @@ def build(config: Config, worker: Worker) -> Experiment:
     """Puts a training run together; wrong names and missing files are reported before anything compiles."""
     data = build_data(config, worker)
     network = build_network(config, data.num_classes)
+    if config.runtime.sync_batch_norm and worker.size > 1:
+        synchronize_batch_norm(network)
     steps_per_epoch = config.train.steps(data.train_steps())
-    optimizer = create_optimizer(config, network, steps_per_epoch)
+    optimizer = create_optimizer(config, network, steps_per_epoch, worker.size)
     steps = config.train.epochs * steps_per_epoch
     followed = schedules.attach(network, build_tables(config, steps), optimizer.global_step, steps)
     if config.amp.level != "O0":
@@ -159,5 +202,5 @@ def build(config: Config, worker: Worker) -> Experiment:
         config.amp.loss_scale, lambda: amp.StaticLossScaler(config.amp.loss_scale)
     )()
     loss = create_loss("CE", label_smoothing=config.loss.label_smoothing)
-    tables = {"lr": np.array(learning_rates(config, steps_per_epoch)), **followed}
+    tables = {"lr": np.array(learning_rates(config, steps_per_epoch, worker.size)), **followed}
     return Experiment(config, worker, data, network, loss, optimizer, scaler, steps_per_epoch, tables)

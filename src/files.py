@@ -1,26 +1,43 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from src.errors import UserError, WriteError
+
+PARTIAL = ".partial"  # in the names of files that are being written
 
 
-def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
+def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> None:
     """Calls `write` with a place beside `path` and renames what it made, so that `path` is at every moment whole.
 
+    The content is on the disk before the name: after a power cut too, the name stands for the old file or the new one.
+
+    Args:
+        path: the file.
+        write: makes it; raises OSError, RuntimeError or ValueError where it cannot.
+        suffix: that the place must end in.
+
     Raises:
-        UserError: it cannot be written; an earlier file at `path` is untouched.
+        WriteError: it cannot be written; an earlier file at `path` is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{PARTIAL}{suffix}")
     try:
         write(partial)
+        descriptor = os.open(partial, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WriteError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,3 +51,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).strip().split("\n")[0]

@@ -6,13 +6,22 @@ from mindspore import Parameter, nn
 from src.config import Config
 
 
-def learning_rates(config: Config, steps_per_epoch: int) -> list[float]:
+def base_learning_rate(config: Config, workers: int) -> float:
+    """`optimizer.lr`, times the global batch over `optimizer.lr_for_batch` if that is given.
+
+    Source: the linear scaling rule of Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+    """
+    meant_for = config.optimizer.lr_for_batch
+    return config.optimizer.lr * (config.data.batch_size * workers / meant_for if meant_for else 1)
+
+
+def learning_rates(config: Config, steps_per_epoch: int, workers: int = 1) -> list[float]:
     """The learning rate of every step, from mindcv's scheduler."""
     epochs, warmup = config.train.epochs, config.scheduler.warmup_epochs
     rates = create_scheduler(
         steps_per_epoch,
         scheduler=config.scheduler.name,
-        lr=config.optimizer.lr,
+        lr=base_learning_rate(config, workers),
         min_lr=config.scheduler.min_lr,
         warmup_epochs=warmup,
         decay_epochs=epochs - warmup,
@@ -35,10 +44,10 @@ def parameter_groups(network: nn.Cell, weight_decay: float, decay_all: bool) -> 
     return [{"params": members, "weight_decay": decays[kind]} for kind, members in groups.items() if members]
 
 
-def create_optimizer(config: Config, network: nn.Cell, steps_per_epoch: int) -> nn.Optimizer:
+def create_optimizer(config: Config, network: nn.Cell, steps_per_epoch: int, workers: int = 1) -> nn.Optimizer:
     """Momentum (v = momentum v + g, w -= lr v) or Adam, with a learning rate a step."""
     groups = parameter_groups(network, config.optimizer.weight_decay, config.optimizer.decay_all)
-    rates = learning_rates(config, steps_per_epoch)
+    rates = learning_rates(config, steps_per_epoch, workers)
     if config.optimizer.name == "adam":
         return nn.Adam(groups, rates, beta1=config.optimizer.momentum)
     return nn.Momentum(groups, rates, config.optimizer.momentum)

@@ -1,12 +1,18 @@
 """What a training run leaves in its folder, for those that read it again. Imports no MindSpore."""
 
+import contextlib
 import csv
+import fcntl
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import PARTIAL
 
 LAST = "last.ckpt"
+EPOCH = "epoch_{:04d}.ckpt"  # of the latest epochs; train.keep says how many
 BEST = "best.ckpt"
 CONFIG = "config.yaml"  # resolved
 METRICS = "metrics.csv"  # a row an epoch
@@ -33,3 +39,50 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         if not all(math.isfinite(row.get(name, math.nan)) for name in ALWAYS):
             raise UserError(f"{path} is damaged: a row lacks one of {', '.join(ALWAYS)}")
     return rows
+
+
+def epoch_checkpoints(folder: Path) -> dict[int, Path]:
+    """The kept checkpoints by the epoch at whose end they were written, in order."""
+    found = {}
+    for path in folder.glob("epoch_*.ckpt"):
+        number = path.stem.removeprefix("epoch_")
+        if number.isdecimal() and path.name == EPOCH.format(int(number)):
+            found[int(number)] = path
+    return dict(sorted(found.items()))
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return (folder / LAST).is_file() or bool(epoch_checkpoints(folder))
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder; a process that was killed leaves no lock behind.
+
+    Raises:
+        UserError: another run holds it, or it cannot be locked.
+    """
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise UserError(
+                f"another run works in {folder}: wait for its end, or give this one another --output_dir"
+            ) from error
+        raise UserError(f"cannot lock {folder}: {error.strerror}; put the run folder elsewhere") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Takes away what a run that was killed while it wrote has left; only for who holds the folder."""
+    for path in folder.glob(f".*{PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -236,7 +236,7 @@ def test_a_failed_save_leaves_the_earlier_file(own):
     path, network = own
     before = path.read_bytes()
     assert len(before) > 4096
-    with pytest.raises(UserError, match=r"cannot write the checkpoint .*last\.ckpt: File too large$"), full_disk():
+    with pytest.raises(UserError, match=r"cannot write .*last\.ckpt: File too large$"), full_disk():
         checkpoints.save(path, network, optimizer_of(network), {}, PREPROCESSING["digits"], {}, {})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
@@ -245,7 +245,7 @@ def test_a_failed_save_leaves_the_earlier_file(own):
 def test_a_save_where_no_file_can_be_is_refused(tmp_path):
     network = Small()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write the checkpoint"):
+    with pytest.raises(UserError, match=r"cannot write .*last\.ckpt: Not a directory"):
         checkpoints.save(
             tmp_path / "file" / "last.ckpt", network, optimizer_of(network), {}, PREPROCESSING["digits"], {}, {}
         )

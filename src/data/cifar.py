@@ -48,7 +48,7 @@ class Cifar(Source):
         self.name = name
         self.title = title
         self.folders = folders
-        self.files = files
+        self.files_of = files
         self.records = records
         self.label_bytes = label_bytes
         self.url = url
@@ -65,7 +65,7 @@ class Cifar(Source):
         Raises:
             UserError: a file is missing, truncated or damaged; says where to put it.
         """
-        files = [name for split in splits for name in self.files[split]]
+        files = [name for split in splits for name in self.files_of[split]]
         candidates = [*(Path(path) / name for name in self.folders), Path(path)]
         folder = next((place for place in candidates if all((place / name).is_file() for name in files)), None)
         if folder is None and download:
@@ -79,7 +79,7 @@ class Cifar(Source):
                 f"give --data_path the folder that holds {self.folders[0]}, or add --download"
             )
         for split in splits:
-            for name in self.files[split]:
+            for name in self.files_of[split]:
                 self._verify(folder / name, self.records[split])
         return str(folder)
 
@@ -101,6 +101,9 @@ class Cifar(Source):
         """Random crop of 32x32 after padding 4 (the release's padding; the paper gives none) and horizontal flip."""
         return [vision.RandomCrop((32, 32), (4, 4, 4, 4)), vision.RandomHorizontalFlip(0.5)]
 
+    def files(self, folder: str, splits: tuple[str, ...]) -> list[str]:
+        return [str(Path(folder) / name) for split in splits for name in self.files_of[split]]
+
     def fetch(self, path: str) -> None:
         """Downloads the official archive, verifies its checksum, and unpacks it into `path`; leaves nothing half-done.
 
@@ -110,7 +113,7 @@ class Cifar(Source):
         root, folder = Path(path), self.folders[0]
         archive = root / f"{self.url.rsplit('/', 1)[1]}.partial"
         unpacked = root / f"{folder}.partial"
-        wanted = root / folder / self.files["test"][0]
+        wanted = root / folder / self.files_of["test"][0]
         by_hand = f"download {self.url} elsewhere and unpack it, so that {wanted} is there"
         try:
             root.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ class Dataset:
         workers: threads that read and augment, clamped to the number of cores.
         augment: whether training images are augmented.
         seed: with the epoch it fixes order and augmentation.
-        rank, size: which of how many shards of the training images this worker takes.
+        rank, size: which of how many shards of the images this worker takes.
         splits: the ones whose files must be there.
         image_size: height and width to which images are scaled; None: as they are.
 
@@ -74,6 +74,7 @@ class Dataset:
         self.size = size
         self.requested: list[int] = []
         self.delivered: list[int] = []
+        self.found = self._stamps()
 
     @property
     def replaced(self) -> int:
@@ -127,9 +128,18 @@ class Dataset:
             raise UserError(f"data.batch_size is {self.batch_size}, but a worker has only {images} training images")
         return images // self.batch_size
 
+    def train_images(self) -> int:
+        """How many there are, for all workers."""
+        return self._count("train")
+
     def test_images(self) -> int:
-        """How many there are."""
+        """How many there are, for all workers."""
         return self._count("test")
+
+    def test_batches(self) -> int:
+        """How many `test` gives to the worker that gets most."""
+        largest = -(-self.test_images() // self.size)
+        return -(-largest // self.batch_size)
 
     def train(self, epoch: int, skip: int = 0, stop: int | None = None) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
         """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker's shard, from number `skip` up to but
@@ -138,7 +148,15 @@ class Dataset:
         Seed and epoch fix the order; they and the number of workers fix the augmentation, since each worker draws
         numbers of its own. So a resumed run sees what the first would have. An image that cannot be decoded is replaced
         by one that can, and counted by `replaced`.
+
+        Of the shuffled images worker r takes numbers r, r + size, r + 2 size and so on, so that the images of a step
+        are, over all workers, the same ones for any number of workers with the same global batch. Where that would not
+        come out even, the engine would repeat up to size - 1 images at the end; `train_steps` ends before them.
+
+        Raises:
+            UserError: the files are not the ones that were found at first.
         """
+        self.require_unchanged()
         engine.config.set_seed((self.seed * 1_000_003 + epoch) % 2**31)
         rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
         transforms = self.source.plain(self.image_size)
@@ -155,15 +173,40 @@ class Dataset:
         return itertools.islice(self._read(batches, "train", self.delivered), skip, None)
 
     def test(self) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
-        """Batches of all test images in the file's order; the last one may be smaller.
+        """Batches of this worker's test images in the file's order; the last one may be smaller.
+
+        The workers' parts follow each other, none is padded: together they are the test set, each image once. With more
+        workers than images some get none.
 
         Raises:
-            UserError: while it is read, an image cannot be decoded.
+            UserError: the files are not the ones that were found at first, or an image cannot be decoded.
         """
+        self.require_unchanged()
         rows = self.source.open(self.root, "test", False, 1, 0, self.workers)
+        images = self.test_images()
+        first, end = images * self.rank // self.size, images * (self.rank + 1) // self.size
+        if first == end:
+            return iter(())
+        reader = rows
+        while reader.children:  # the sampler goes to what reads the files: the others' images are not even read
+            reader = reader.children[0]
+        reader.use_sampler(engine.SequentialSampler(first, end - first))
         batches = self._batches(rows, self.source.plain(self.image_size), drop_remainder=False)
         engine.config.set_error_samples_mode(ErrorSamples.RETURN)
         return self._read(batches, "test", [])
+
+    def require_unchanged(self) -> None:
+        """UserError if a file, or a folder of pictures, has gone or is no longer what it was when this was made."""
+        for path, now in self._stamps().items():
+            if now != self.found[path]:
+                what = "is gone" if now is None else "has changed"
+                raise UserError(
+                    f"the data set changed while it was used: {path} {what}; put it back and resume the run"
+                )
+
+    def _stamps(self) -> dict[str, tuple[int, int] | None]:
+        """Size and time in ns of the set's files; None where there is none."""
+        return {path: _stamp(path) for path in self.source.files(self.root, self.splits)}
 
     def _count(self, split: str) -> int:
         return self.source.open(self.root, split, False, 1, 0, 1).get_dataset_size()
@@ -190,6 +233,14 @@ class Dataset:
         except RuntimeError as error:
             self.check((split,))  # names the picture, if it is one
             raise UserError(f"an image of {self.name} cannot be read: {_reason(error)}") from error
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _reason(error: RuntimeError) -> str:

@@ -102,6 +102,10 @@ class ImageNet(Source):
         shorter_side = round(size * self.preprocessing.shorter_side / self.preprocessing.size)
         return [vision.Decode(to_pil=True), vision.Resize(shorter_side), vision.CenterCrop(size)]
 
+    def files(self, folder: str, splits: tuple[str, ...]) -> list[str]:
+        """The class folders: their time changes when a picture comes or goes."""
+        return [str(Path(folder) / FOLDERS[split] / name) for split in splits for name in self.seen[folder, split]]
+
     def pictures(self, folder: str, splits: tuple[str, ...]) -> list[str]:
         return [path for split in splits for paths in self.seen[folder, split].values() for path in paths]
 

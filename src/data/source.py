@@ -45,6 +45,10 @@ class Source:
         """The files that hold one picture each, which `broken_picture` can look at; none where `find` verified all."""
         return ()
 
+    def files(self, folder: str, splits: tuple[str, ...]) -> Iterable[str]:
+        """The files, or the folders of files, whose size and time tell whether the set has changed."""
+        return ()
+
     def described(self, folder: str, split: str) -> Preprocessing:
         """`preprocessing` with the classes of this folder."""
         return replace(self.preprocessing, classes=self.classes(folder, split))

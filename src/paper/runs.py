@@ -28,7 +28,7 @@ from src.errors import UserError
 from src.files import make_folder, write_text
 from src.paper.studies import Cell, Study
 from src.preprocessing import find_preprocessing
-from src.run_folder import CONFIG, LAST, read_metrics
+from src.run_folder import CONFIG, LAST, holds_run, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the cells of a study differ in, or each run has for itself; the rest of a config may be changed for all of them.
@@ -75,7 +75,7 @@ class Run:
         Raises:
             UserError: another config stands behind what is there.
         """
-        if not (self.folder / LAST).is_file():
+        if not holds_run(self.folder):
             return NEW
         try:
             found = load_config(self.folder / CONFIG)

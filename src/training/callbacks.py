@@ -2,18 +2,22 @@
 
 import csv
 import io
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindspore import Tensor
 from tqdm import tqdm
 
 from src.binary import BinaryLayer
+from src.errors import WriteError
 from src.files import write_beside, write_text
-from src.run_folder import BEST, CURVES, LAST, METRICS
+from src.run_folder import BEST, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
 from src.training.evaluation import evaluate
 from src.training.trainer import Callback, StepResult, Trainer
 
@@ -60,7 +64,7 @@ class Speed(Callback):
         if self.first is None:
             self.first = self.last, trainer.progress.step
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
         row["seconds"] = round(time.perf_counter() - self.started, 1)
         images = trainer.experiment.config.data.batch_size * trainer.experiment.worker.size
         steps = trainer.experiment.steps_per_epoch - self.first[1] if self.first else 0
@@ -93,19 +97,37 @@ def binary_signs(trainer: Trainer) -> np.ndarray:
 
 
 class ReplacedImages(Callback):
-    """Adds how many training images of the epoch could not be decoded and were replaced by others, on this worker."""
+    """Adds how many training images of the epoch could not be decoded and were replaced by others, of all workers."""
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        row["replaced_images"] = trainer.experiment.data.replaced
+    def on_epoch_begin(self, trainer: Trainer) -> None:
+        self.first_step = trainer.progress.step
+
+    def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        if trainer.progress.step > self.first_step:  # else a stopped run goes on with the evaluation, and knows it
+            trainer.progress.replaced = int(trainer.workers.gather([trainer.experiment.data.replaced]).sum())
+        row["replaced_images"] = trainer.progress.replaced
 
 
 class Evaluate(Callback):
-    """Adds the test set's loss and accuracy."""
+    """Adds the test set's loss and accuracy. Each worker takes its part of the images; a signal ends it early."""
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        data = trainer.experiment.data
-        result = evaluate(trainer.experiment.network, data.test(), data.num_classes)
+    def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        experiment = trainer.experiment
+        result = evaluate(
+            experiment.network, self.batches(trainer), experiment.data.num_classes, workers=trainer.workers
+        )
         row.update(test_loss=result.loss, test_top1=result.top1, test_top5=result.top5)
+
+    def batches(self, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+        """Those of this worker, which stays with the others to the end of the longest part."""
+        mine = trainer.experiment.data.test()
+        for number in range(trainer.experiment.data.test_batches()):
+            trainer.heartbeat.note("evaluating", f" batch {number + 1} after epoch {trainer.progress.epoch + 1}")
+            batch = next(mine, None)
+            if batch is not None:
+                yield batch
+            trainer.heartbeat.note("waiting for the others' evaluation", waiting=True)
+            trainer.stop_if_asked()
 
 
 class History(Callback):
@@ -125,20 +147,53 @@ class History(Callback):
 
 
 class SaveCheckpoints(Callback):
-    """Writes the last checkpoint after every epoch, before an early end and every so many steps; and the best one."""
+    """Writes last.ckpt after every epoch, before an early end and every so many steps; best.ckpt; and keeps those of
+    the latest epochs."""
 
     def __init__(self, folder: Path):
+        self.folder = folder
         self.last = folder / LAST
         self.best = folder / BEST
+        self.saved = True
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        for number, path in epoch_checkpoints(self.folder).items():
+            if number > trainer.progress.epoch:  # of a run that went further, and now takes these epochs again
+                path.unlink(missing_ok=True)
 
     def on_checkpoint(self, trainer: Trainer) -> None:
-        trainer.save(self.last)
+        self.saved = trainer.write(lambda: trainer.save(self.last))
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         if row["test_top1"] > trainer.progress.best_top1:
-            trainer.progress.best_top1 = row["test_top1"]
-            trainer.save(self.best)  # before the last one: a run killed in between takes the epoch again, and this too
-        trainer.save(self.last)
+            before, trainer.progress.best_top1 = trainer.progress.best_top1, row["test_top1"]
+            # Before the last one: a run killed in between takes the epoch again, and this too.
+            if not trainer.write(lambda: trainer.save(self.best)):
+                trainer.progress.best_top1 = before
+        self.saved = trainer.write(lambda: trainer.save(self.last))
+        if self.saved:
+            trainer.write(lambda: self.keep(trainer.progress.epoch, trainer.experiment.config.train.keep))
+
+    def keep(self, epoch: int, count: int) -> None:
+        """last.ckpt by a second name, which stays when the next one is written; the oldest such name goes.
+
+        Raises:
+            WriteError: it cannot be had.
+        """
+        path = self.folder / EPOCH.format(epoch)
+        write_beside(path, lambda partial: shutil.copyfile(self.last, partial))
+        for old in list(epoch_checkpoints(self.folder).values())[:-count]:
+            old.unlink(missing_ok=True)
+
+    def on_stop(self, trainer: Trainer) -> None:
+        self.on_train_end(trainer)
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        if not self.saved:
+            raise WriteError(
+                f"the run ends, but its last state could not be written to {self.last}: make room and go on "
+                f"with --resume from the state before"
+            )
 
 
 class WriteMetrics(Callback):
@@ -157,8 +212,8 @@ class WriteMetrics(Callback):
         writer = csv.DictWriter(text, list(row))
         writer.writeheader()
         writer.writerows(history)
-        write_text(self.folder / METRICS, text.getvalue())
-        plot_curves(history, list(trainer.experiment.tables), self.folder / CURVES)
+        trainer.write(lambda: write_text(self.folder / METRICS, text.getvalue()))
+        trainer.write(lambda: plot_curves(history, list(trainer.experiment.tables), self.folder / CURVES))
 
 
 class StopOnSignal(Callback):

@@ -7,6 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from src.training.distribution import Workers
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -23,33 +25,44 @@ class Evaluation:
     counts: np.ndarray
 
 
-def evaluate(network: nn.Cell, batches: Iterable, num_classes: int, smoothing: float = 0.0) -> Evaluation:
+def evaluate(
+    network: nn.Cell, batches: Iterable, num_classes: int, smoothing: float = 0.0, workers: Workers | None = None
+) -> Evaluation:
     """Runs the network in evaluation mode over every batch; a smaller last one is padded, so that one graph serves all.
 
     Args:
         network: (N, C, H, W) to logits (N, num_classes).
-        batches: (images, labels) Tensors.
+        batches: (images, labels) Tensors; of several workers each has its own part of the images, or none.
         smoothing: of the loss, as in the released evaluation: 1 - smoothing on the label, smoothing / (K - 1) on each
             other class. 0 is cross-entropy.
+        workers: those that share the images; all get the `Evaluation` of all. None: this process alone.
     """
     was_training = network.training
     network.set_train(False)
-    all_logits, all_labels, batch_size = [], [], None
-    for images, labels in batches:
-        count = images.shape[0]
-        batch_size = batch_size or count
-        if count < batch_size:
-            padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
-            padded[:count] = images.asnumpy()
-            images = ms.Tensor(padded)
-        all_logits.append(network(images).asnumpy()[:count].astype(np.float64))
-        all_labels.append(labels.asnumpy())
-    network.set_train(was_training)
-    return summarize(np.concatenate(all_logits), np.concatenate(all_labels), num_classes, smoothing)
+    # By class: images, right answers; then the sum of the losses and the answers among the first five.
+    sums, batch_size = np.zeros(2 * num_classes + 2), None
+    try:
+        for images, labels in batches:
+            count = images.shape[0]
+            batch_size = batch_size or count
+            if count < batch_size:
+                padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
+                padded[:count] = images.asnumpy()
+                images = ms.Tensor(padded)
+            logits = network(images).asnumpy()[:count].astype(np.float64)
+            sums += _sums(logits, labels.asnumpy(), num_classes, smoothing)
+    finally:
+        network.set_train(was_training)
+    return _evaluation((workers or Workers()).gather(sums).sum(0), num_classes)
 
 
 def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: float = 0.0) -> Evaluation:
     """The `Evaluation` of float64 logits (N, K) and labels (N,)."""
+    return _evaluation(_sums(logits, labels, num_classes, smoothing), num_classes)
+
+
+def _sums(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: float) -> np.ndarray:
+    """Images and right answers of each class, sum of the losses, answers among the first five: float64 (2 K + 2,)."""
     with np.errstate(invalid="ignore"):  # infinite logits: the loss is no number either
         shifted = logits - logits.max(1, keepdims=True)
         log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
@@ -62,7 +75,14 @@ def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothin
     rank = np.where(np.isfinite(logits).all(1), ahead.sum(1), logits.shape[1])
     counts = np.bincount(labels, minlength=num_classes)
     right = np.bincount(labels, weights=rank == 0, minlength=num_classes)
+    return np.concatenate([counts, right, [loss.sum(), (rank < 5).sum()]])
+
+
+def _evaluation(sums: np.ndarray, num_classes: int) -> Evaluation:
+    counts, right = sums[:num_classes].astype(int), sums[num_classes : 2 * num_classes]
+    loss, top5 = sums[2 * num_classes :]
+    images = int(counts.sum())
     per_class = np.divide(right, counts, out=np.full(num_classes, np.nan), where=counts > 0)
     return Evaluation(
-        len(labels), float(loss.mean()), float((rank == 0).mean()), float((rank < 5).mean()), per_class, counts
+        images, float(loss / images), float(right.sum() / images), float(top5 / images), per_class, counts
     )

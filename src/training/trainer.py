@@ -1,16 +1,24 @@
 """The loop: epochs, steps, and the moments at which callbacks act."""
 
+import json
 import math
+import sys
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from src import checkpoints
-from src.errors import UserError
+from src.errors import UserError, WriteError
 from src.experiment import Experiment
-from src.training.distribution import Workers
+from src.training.distribution import Workers, checksum
+from src.training.heartbeat import SAVING_SECONDS, Heartbeat
 from src.training.step import TrainStep
+
+# Of the config: what workers of one run may differ in, since they can be on different machines.
+OF_A_MACHINE = {"data": {"path", "download", "workers"}, "output_dir": True}
 
 
 class Diverged(UserError):
@@ -34,6 +42,7 @@ class Progress:
     loss_sum: float = 0.0  # over the applied steps of this epoch
     norm_sum: float = 0.0
     skipped: int = 0  # steps of this epoch that overflowed
+    replaced: int = 0  # pictures of this epoch that others came in place of, once all its steps are taken
     best_top1: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics an epoch
 
@@ -56,8 +65,12 @@ class Callback:
 
     def on_step_end(self, trainer: "Trainer", result: StepResult) -> None: ...
 
+    def on_epoch_trained(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+        """All steps of the epoch are taken, and moving statistics are averaged. `row`: its metrics; add to it. Here a
+        callback may call `stop_if_asked`; then the run is saved as it stands, and comes here again when it goes on."""
+
     def on_epoch_end(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """`row`: the epoch's metrics; add to it."""
+        """The epoch is over, and `progress` stands at the next one. `row`: its metrics; add to it."""
 
     def on_checkpoint(self, trainer: "Trainer") -> None:
         """A moment inside an epoch to save: every so many steps, and before an early end."""
@@ -87,7 +100,8 @@ class Trainer:
         self.progress = Progress()
         self.extra: dict[str, np.ndarray] = {}
         self.stop_signal = 0
-        self.workers = Workers(experiment.worker.size)
+        self.workers = Workers(experiment.worker)
+        self.heartbeat = Heartbeat(experiment.worker.rank)
         self.step = TrainStep(
             experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
         )
@@ -106,15 +120,49 @@ class Trainer:
             Stopped: `stop_signal` was set; the state was handed to the callbacks first.
         """
         self._each("on_train_begin")
+        self._require_the_same_config()
+        self._require_the_same_state("at the start")
         while self.progress.epoch < self.experiment.config.train.epochs:
             self._epoch()
         self._each("on_train_end")
+
+    def stop_if_asked(self) -> None:
+        """Ends training, saved, if any worker has had a signal; collective.
+
+        Raises:
+            Stopped: one had.
+        """
+        # Not kept in stop_signal: a signal that comes in this very moment would be overwritten.
+        stop = self.workers.agree_on_signal(self.stop_signal)
+        if stop:
+            self._checkpoint()
+            self._each("on_stop")
+            raise Stopped(stop)
+
+    def write(self, action: Callable[[], None]) -> bool:
+        """Calls `action`, which writes a file of the run, and returns whether it could; `train.on_write_error` says
+        what becomes of the run if it could not.
+
+        Raises:
+            WriteError: it could not, and the run is to stop.
+        """
+        try:
+            action()
+        except WriteError as error:
+            if self.experiment.config.train.on_write_error == "stop":
+                raise WriteError(
+                    f"{error}; make room and go on with --resume: the last good files are untouched"
+                ) from error
+            print(f"warning: {error}; training goes on, and the last good files are untouched", file=sys.stderr)
+            return False
+        return True
 
     def save(self, path) -> None:
         """Writes the checkpoint from which `resume` goes on as if nothing had happened."""
         scaler = self.experiment.scaler
         state = asdict(self.progress)
         state["steps_per_epoch"] = self.experiment.steps_per_epoch
+        state["workers"] = self.workers.size
         if hasattr(scaler, "counter"):
             state["scaler"] = [float(scaler.scale_value.asnumpy()), int(scaler.counter.asnumpy())]
         checkpoints.save(
@@ -132,6 +180,7 @@ class Trainer:
         if checkpoint.state is None:
             raise UserError(f"{checkpoint.path} holds weights alone and cannot be resumed; use --init_checkpoint")
         state = dict(checkpoint.state)
+        state.pop("workers", None)
         steps = state.pop("steps_per_epoch")
         if steps != self.experiment.steps_per_epoch:
             raise UserError(
@@ -150,30 +199,72 @@ class Trainer:
 
     def _epoch(self) -> None:
         experiment, progress = self.experiment, self.progress
+        where = f" of epoch {progress.epoch + 1}"
         self._each("on_epoch_begin")
         self.step.set_train()
         if progress.step < experiment.steps_per_epoch:
+            self.heartbeat.note("reading images", where)
             for images, labels in experiment.data.train(progress.epoch, progress.step, experiment.steps_per_epoch):
+                self.heartbeat.note("step", f" {progress.step + 1}{where}", waiting=True)
                 loss, norm, finite = self.step(images, labels)
                 result = StepResult(float(loss.asnumpy()), float(norm.asnumpy()), bool(finite.asnumpy()))
                 self._account(result)
                 self._each("on_step_end", result)
-                # Not kept in stop_signal: a signal that comes in this very moment would be overwritten.
-                stop = self.workers.agree_on_signal(self.stop_signal)
+                self.stop_if_asked()
                 every = experiment.config.train.save_every_steps
-                if stop or (every and progress.step % every == 0):
-                    # One worker's file is what all go on from: without the mean, the others' statistics would be lost.
-                    self.workers.average_statistics(experiment.network)
-                    self._each("on_checkpoint")
-                if stop:
-                    self._each("on_stop")
-                    raise Stopped(stop)
+                if every and progress.step % every == 0:
+                    self._checkpoint()
+                self.heartbeat.note("reading images", where)
         self.workers.average_statistics(experiment.network)
+        self._average_loss()
+        self._require_the_same_state(f"after epoch {progress.epoch + 1}")
         row = self._row()
+        self._each("on_epoch_trained", row)
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.loss_sum = progress.norm_sum = 0.0
-        progress.skipped = 0
-        self._each("on_epoch_end", row)
+        progress.skipped = progress.replaced = 0
+        self._save("on_epoch_end", row)
+
+    def _checkpoint(self) -> None:
+        """Saves inside an epoch. One worker's file is what all go on from: without the mean, the others' moving
+        statistics would be lost."""
+        self.workers.average_statistics(self.experiment.network)
+        self._average_loss()
+        self._save("on_checkpoint")
+
+    def _average_loss(self) -> None:
+        """Makes this epoch's loss that of all workers' images."""
+        self.progress.loss_sum = float(self.workers.gather([self.progress.loss_sum]).mean())
+
+    def _save(self, moment: str, *arguments) -> None:
+        """A moment at which worker 0 writes files, and the others wait for it."""
+        self.heartbeat.note("saving", waiting=self.workers.rank > 0, seconds=SAVING_SECONDS)
+        self._each(moment, *arguments)
+        self.heartbeat.note("waiting for worker 0 to save", waiting=True, seconds=SAVING_SECONDS)
+        self.workers.wait()
+
+    def _require_the_same_config(self) -> None:
+        """UserError, on all workers, if one was started with other arguments than the rest."""
+        config = self.experiment.config.model_dump(exclude=OF_A_MACHINE)
+        outliers = self.workers.outliers(zlib.crc32(json.dumps(config).encode()))
+        if outliers:
+            raise UserError(f"{self._named(outliers)} has another config than the others: give all the same arguments")
+
+    def _require_the_same_state(self, when: str) -> None:
+        """UserError, on all workers, if one differs from the rest in weights, moving statistics, the optimizer or its
+        place in the schedules: it no longer trains the same network."""
+        progress, experiment = self.progress, self.experiment
+        place = [progress.epoch, progress.step, *(self.schedule(name) for name in experiment.tables)]
+        state = [*experiment.network.get_parameters(), *checkpoints.optimizer_state(experiment.optimizer)]
+        outliers = self.workers.outliers(zlib.crc32(repr(place).encode(), checksum(state)))
+        if outliers:
+            raise UserError(
+                f"{self._named(outliers)} differs from the others {when}, in weights, statistics or schedules: look "
+                "for other versions or a broken device there, and resume from the last checkpoint"
+            )
+
+    def _named(self, ranks: list[int]) -> str:
+        return f"worker {', '.join(map(str, ranks))} of {self.workers.size}"
 
     def _account(self, result: StepResult) -> None:
         progress, scaler = self.progress, self.experiment.scaler

@@ -193,8 +193,44 @@ def test_each_worker_trains_on_its_own_shard(root):
     assert not set(first) & set(second)
 
 
-def test_every_worker_evaluates_all_test_images(root):
-    assert sum(collect(dataset(root, rank=1, size=2, workers=2).test())[2]) == PER_FILE
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_workers_parts_of_the_test_images_follow_each_other(root, size):
+    parts = [dataset(root, rank=rank, size=size, batch_size=1500) for rank in range(size)]
+    collected = [collect(part.test()) for part in parts]
+    assert max(len(sizes) for _, _, sizes in collected) == parts[0].test_batches()
+    images = np.concatenate([images for images, _, _ in collected])
+    assert identities(images) == [(0, index) for index in range(PER_FILE)]
+
+
+def test_a_worker_without_test_images_gets_none(root, monkeypatch):
+    some = dataset(root, rank=0, size=3)
+    monkeypatch.setattr(some, "test_images", lambda: 2)
+    assert list(some.test()) == [] and some.test_batches() == 1
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(2, 6), (3, 4)])
+def test_the_images_of_a_step_are_those_of_one_worker_with_the_same_global_batch(root, size, batch_size):
+    alone = dataset(root, batch_size=12, augment=False)
+    parts = [dataset(root, batch_size=batch_size, augment=False, rank=rank, size=size) for rank in range(size)]
+    assert {part.train_steps() for part in parts} == {alone.train_steps()}
+    steps = zip(alone.train(3, stop=4), *(part.train(3, stop=4) for part in parts), strict=True)
+    for (images, _), *shares in steps:
+        together = [identity for share, _ in shares for identity in identities(share.asnumpy())]
+        assert sorted(together) == sorted(identities(images.asnumpy()))
+
+
+def test_a_file_that_goes_or_changes_while_it_is_used_ends_the_run(folder):
+    for split in ("train", "test"):
+        data = dataset(folder.parent)
+        file = folder / "data_batch_2.bin"
+        target = file.resolve()
+        damage(file, lambda content: content[:-1] + b"x")
+        with pytest.raises(UserError, match=r"data_batch_2\.bin has changed; put it back"):
+            next(getattr(data, split)(*([0] if split == "train" else [])))
+        file.unlink()
+        with pytest.raises(UserError, match=r"data_batch_2\.bin is gone"):
+            next(getattr(data, split)(*([0] if split == "train" else [])))
+        file.symlink_to(target)
 
 
 def test_more_workers_than_cores_are_clamped(root):

@@ -82,7 +82,7 @@ def statistics(network: nn.Cell) -> np.ndarray:
 
 def main(data_folder: str, output_folder: str) -> None:
     worker = runtime.start("CPU", "graph", seed=3, distribute="MS_ROLE" in os.environ)
-    workers = Workers(worker.size)
+    workers = Workers(worker)
     whole_shard, data = (
         Dataset("cifar10", data_folder, batch_size=size, augment=False, seed=3, rank=worker.rank, size=worker.size)
         for size in (READING_BATCH, BATCH)
