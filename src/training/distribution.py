@@ -37,7 +37,7 @@ class Workers:
         rest = values
         for part in range(PARTS):
             slots[self.rank, part] = rest
-            rest = np.where(np.isfinite(rest), rest - slots[self.rank, part], 0)
+            rest = np.subtract(rest, slots[self.rank, part], out=np.zeros_like(rest), where=np.isfinite(rest))
         return self._sum(slots).astype(np.float64).sum(1)
 
     def agree_on_signal(self, number: int) -> int:

@@ -22,21 +22,24 @@ from src.binary.layers import SharedSlopePReLU  # noqa: E402
 from src.data import Dataset  # noqa: E402
 from src.preprocessing import PREPROCESSING  # noqa: E402
 from src.training.distribution import Workers, is_statistic  # noqa: E402
+from src.training.evaluation import evaluate  # noqa: E402
 from src.training.step import TrainStep  # noqa: E402
 
 BATCH = 10  # images a worker
 STEPS = 3
 READING_BATCH = 500  # divides the shard, of which nothing is to be left out
+GLOBAL_BATCH = 12  # of the followed steps, over all workers
+FOLLOWED_STEPS = 50
 
 
 class SmallNetwork(nn.Cell):
-    """A full-precision and a binary convolution, batch norm after each, as in the real networks."""
+    """A full-precision and a binary convolution, batch norm after each, as in the real networks; or its twin."""
 
-    def __init__(self):
+    def __init__(self, binary: bool = True):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, 3, stride=4, pad_mode="pad", padding=1)
         self.bn1 = nn.BatchNorm2d(8)
-        self.conv2 = Binarization(noise_adaptation=False).conv(8, 8, 3, stride=2, padding=1)
+        self.conv2 = Binarization("fda" if binary else None, noise_adaptation=False).conv(8, 8, 3, stride=2, padding=1)
         self.slope = SharedSlopePReLU()
         self.bn2 = nn.BatchNorm2d(8)
         self.linear = nn.Dense(8 * 4 * 4, 10)
@@ -59,8 +62,8 @@ class Gradients(nn.Cell):
         return (own if self.step.average is None else self.step.average(own)), own
 
 
-def training_step(network: nn.Cell, workers: int) -> TrainStep:
-    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9, weight_decay=1e-4)
+def training_step(network: nn.Cell, workers: int, learning_rate: float = 0.1) -> TrainStep:
+    optimizer = nn.Momentum(network.trainable_params(), learning_rate, 0.9, weight_decay=1e-4)
     return TrainStep(network, nn.CrossEntropyLoss(), optimizer, workers=workers)
 
 
@@ -78,6 +81,24 @@ def flat(arrays) -> np.ndarray:
 
 def statistics(network: nn.Cell) -> np.ndarray:
     return flat(parameter for parameter in network.get_parameters() if is_statistic(parameter))
+
+
+def followed_losses(worker: runtime.Worker) -> np.ndarray:
+    """The loss over all workers' images at each of 50 steps of the full-precision twin on digits, batch norm in
+    evaluation mode, no augmentation."""
+    ms.set_seed(3)
+    # Where batch norm does not normalize, 0.1 is too much.
+    step = training_step(SmallNetwork(binary=False), worker.size, learning_rate=0.01).set_train(False)
+    data = Dataset(
+        "digits",
+        batch_size=GLOBAL_BATCH // worker.size,
+        augment=False,
+        seed=3,
+        rank=worker.rank,
+        size=worker.size,
+    )
+    own = [float(step(*batch)[0].asnumpy()) for batch in data.train(epoch=0, stop=FOLLOWED_STEPS)]
+    return Workers(worker).gather(own).mean(0)
 
 
 def main(data_folder: str, output_folder: str) -> None:
@@ -111,6 +132,13 @@ def main(data_folder: str, output_folder: str) -> None:
             workers.agree_on_signal(15 if worker.rank == 0 else 2),
         ]
     )
+    found["gathered"] = workers.gather([np.pi * (worker.rank + 1), 2**53 - 1, 1e-20 / 3, -np.inf, 0])
+    found["outliers"] = np.array(workers.outliers(7 if worker.rank == 1 else 2**40 + 1))
+    found["losses"] = followed_losses(worker)
+    test_images = Dataset("cifar10", data_folder, batch_size=300, seed=3, rank=worker.rank, size=worker.size)
+    evaluation = evaluate(network, test_images.test(), 10, workers=workers)
+    found["evaluation"] = np.array([evaluation.images, evaluation.top1, evaluation.top5, evaluation.loss])
+    found.update({f"final.{parameter.name}": parameter.asnumpy() for parameter in network.get_parameters()})
     np.savez(Path(output_folder) / f"rank_{worker.rank}.npz", **found)
     workers.wait()
 

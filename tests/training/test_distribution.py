@@ -1,4 +1,5 @@
-"""Two processes on the CPU train for real, started through msrun; the test compares what they saw and computed."""
+"""Two and three processes on the CPU train for real, started through msrun; what they saw and computed is compared with
+each other and with a process alone."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from scripts.distribute import Launch, open_port
+from src.runtime import Worker
+from src.training.evaluation import evaluate
 from tests.training import distribution_worker as program
 
 IMAGES_A_FILE = 10_000
@@ -28,30 +31,36 @@ def data_folder(tmp_path_factory) -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module")
-def ranks(data_folder, tmp_path_factory) -> list[dict[str, np.ndarray]]:
-    """What each of two workers wrote."""
+@pytest.fixture(scope="module", params=[2, 3])
+def ranks(request, data_folder, tmp_path_factory) -> list[dict[str, np.ndarray]]:
+    """What each of the workers wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch = Launch(2, open_port(0), folder, [program.__file__, data_folder, str(folder)])
+    launch = Launch(request.param, open_port(0), folder, [program.__file__, data_folder, str(folder)])
     code = launch.run()
     assert code == 0, "\n".join(log.read_text() for log in sorted(folder.glob("*.log")))
-    return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in (0, 1)]
+    return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in range(request.param)]
+
+
+@pytest.fixture(scope="module")
+def losses_alone() -> np.ndarray:
+    return program.followed_losses(Worker())
 
 
 def test_shards_are_disjoint_and_complete(ranks):
-    first, second = (rank["shard"] for rank in ranks)
-    assert len(first) == len(second) == TRAIN_IMAGES // 2
-    assert sorted([*first, *second]) == list(range(TRAIN_IMAGES))
+    shards = [rank["shard"] for rank in ranks]
+    images = np.concatenate(shards)
+    assert len(set(map(len, shards))) == 1 and len(set(images.tolist())) == len(images)
+    assert TRAIN_IMAGES - len(images) < len(ranks) * program.READING_BATCH  # a last batch is dropped
 
 
 def test_workers_start_from_the_same_weights(ranks):
     for name in (name for name in ranks[0] if name.startswith("initial.")):
-        assert np.array_equal(ranks[0][name], ranks[1][name]), name
+        assert all(np.array_equal(ranks[0][name], rank[name]) for rank in ranks[1:]), name
 
 
 def test_the_averaged_gradient_is_that_of_the_whole_batch(ranks):
     images, labels = (np.concatenate([rank[name] for rank in ranks]) for name in ("images", "labels"))
-    assert len(set(program.image_ids(ms.Tensor(images)))) == 2 * program.BATCH
+    assert len(set(program.image_ids(ms.Tensor(images)))) == len(ranks) * program.BATCH
     network = program.SmallNetwork()
     for parameter in network.get_parameters():
         parameter.set_data(ms.Tensor(ranks[0][f"initial.{parameter.name}"]))
@@ -63,23 +72,53 @@ def test_the_averaged_gradient_is_that_of_the_whole_batch(ranks):
     for rank in ranks:
         assert np.abs(rank["averaged"] - whole).max() < 1e-6 * scale
         assert np.abs(rank["own"] - whole).max() > 0.1 * scale  # each worker's own gradient is far from it
-    assert np.array_equal(ranks[0]["averaged"], ranks[1]["averaged"])
+        assert np.array_equal(ranks[0]["averaged"], rank["averaged"])
 
 
 def test_weights_stay_identical(ranks):
     before = np.concatenate([ranks[0][name].ravel() for name in ranks[0] if name.startswith("initial.")])
     assert len(ranks[0]["weights"]) < len(before)  # the moving statistics are among `before` alone
-    assert np.array_equal(ranks[0]["weights"], ranks[1]["weights"])
+    assert all(np.array_equal(ranks[0]["weights"], rank["weights"]) for rank in ranks[1:])
     assert np.isfinite(ranks[0]["weights"]).all()
 
 
 def test_moving_statistics_are_averaged(ranks):
-    first, second = (rank["statistics"] for rank in ranks)
-    assert not np.allclose(first, second)  # each saw other images
-    assert np.array_equal(ranks[0]["averaged_statistics"], ranks[1]["averaged_statistics"])
-    np.testing.assert_allclose(ranks[0]["averaged_statistics"], (first + second) / 2, rtol=1e-6)
+    own = np.stack([rank["statistics"] for rank in ranks])
+    assert not np.allclose(own[0], own[1])  # each saw other images
+    for rank in ranks:
+        assert np.array_equal(ranks[0]["averaged_statistics"], rank["averaged_statistics"])
+    np.testing.assert_allclose(ranks[0]["averaged_statistics"], own.mean(0), rtol=1e-6)
 
 
 def test_workers_agree_on_a_signal_that_one_received(ranks):
     for rank in ranks:
-        assert rank["signals"].tolist() == [0, 15, 15]
+        assert rank["signals"].tolist() == [0, 15 * (len(ranks) - 1), 15]
+
+
+def test_every_worker_knows_what_all_gathered_to_the_bit(ranks):
+    expected = [[np.pi * (number + 1), 2**53 - 1, 1e-20 / 3, -np.inf, 0] for number in range(len(ranks))]
+    for rank in ranks:
+        np.testing.assert_array_equal(rank["gathered"], expected)
+
+
+def test_the_worker_with_another_checksum_is_named(ranks):
+    for rank in ranks:
+        assert rank["outliers"].tolist() == [1]
+
+
+def test_the_full_precision_twin_follows_one_workers_loss_for_50_steps(ranks, losses_alone):
+    assert losses_alone[-10:].mean() < losses_alone[:10].mean()  # it learns, so that following is no trifle
+    for rank in ranks:
+        assert len(rank["losses"]) == program.FOLLOWED_STEPS
+        assert np.abs(rank["losses"] - losses_alone).max() < 1e-4
+
+
+def test_the_accuracy_of_shared_images_is_that_of_one_worker_to_the_image(ranks, data_folder):
+    network = program.SmallNetwork()
+    for parameter in network.get_parameters():
+        parameter.set_data(ms.Tensor(ranks[0][f"final.{parameter.name}"]))
+    alone = evaluate(network, program.Dataset("cifar10", data_folder, batch_size=300).test(), 10)
+    for rank in ranks:
+        images, top1, top5, loss = rank["evaluation"]
+        assert (images, top1, top5) == (IMAGES_A_FILE, alone.top1, alone.top5)
+        assert loss == pytest.approx(alone.loss, rel=1e-9)
