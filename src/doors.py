@@ -2,6 +2,8 @@
 
 import argparse
 import difflib
+import errno
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,6 +13,10 @@ from src.config import FREE_KEYS, Config, annotation_of, leaf_keys, parse_overri
 from src.errors import UserError
 
 BAD_INPUT = 2
+# As MindSpore says it on CPU, GPU and Ascend.
+OUT_OF_MEMORY = re.compile(
+    r"memory (isn't|is not|not) enough|out of memory|(alloc\w*|malloc)[^\n]*memory[^\n]*fail", re.IGNORECASE
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,8 +40,25 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except (MemoryError, RuntimeError, OSError) as error:
+        sentence = _beyond_the_program(error)
+        if sentence is None or "--traceback" in argv:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         return 130
+
+
+def _beyond_the_program(error: Exception) -> str | None:
+    """What the machine failed at, in a sentence; None if it is a fault of the program."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE):
+        return f"{error.strerror} ({error.filename or 'while writing'}): mend that and start again"
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        size = re.search(r"alloc size: ?(\d+)B", str(error))
+        asked = f", {int(size.group(1)) / 2**20:.0f} MiB more were asked for" if size else ""
+        return f"out of memory{asked}: lower data.batch_size, or end other programs; written files are as they were"
+    return None
 
 
 def add_config_flags(parser: Parser, shorthands: dict[str, str]) -> None:

@@ -189,10 +189,10 @@ class SaveCheckpoints(Callback):
         self.on_train_end(trainer)
 
     def on_train_end(self, trainer: Trainer) -> None:
-        if not self.saved:
+        if not self.saved and not trainer.write(lambda: trainer.save(self.last)):
             raise WriteError(
-                f"the run ends, but its last state could not be written to {self.last}: make room and go on "
-                f"with --resume from the state before"
+                f"the run ends, but its last state could not be written to {self.last}: mend that and go on with "
+                "--resume from the state before"
             )
 
 

@@ -151,7 +151,7 @@ class Trainer:
         except WriteError as error:
             if self.experiment.config.train.on_write_error == "stop":
                 raise WriteError(
-                    f"{error}; make room and go on with --resume: the last good files are untouched"
+                    f"{error}; mend that and go on with --resume: the last good files are untouched"
                 ) from error
             print(f"warning: {error}; training goes on, and the last good files are untouched", file=sys.stderr)
             return False
