@@ -35,39 +35,39 @@ RECIPE = (
     *("--epochs", 4, "--steps_per_epoch", 12, "--train.save_every_steps", 1),
 )
 MOMENTS = ("first step", "writing", "any", "any", "any")
-LATEST = 15.0  # seconds after its start that a run is killed at "any" moment
 TIMES = {"seconds", "images_per_second"}  # columns that differ between equal runs
 
 
 def survive(folder: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> None:
     """Runs the recipe once undisturbed, and as often as `kills` kills need; AssertionError tells what was lost."""
     chance = random.Random(seed)
+    started = time.monotonic()
     done = doors.run("train.py", *RECIPE, "--output_dir", folder / "whole", cwd=folder)
+    latest = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     remaining, number = kills, 0
     while remaining:
         number += 1
         run = folder / f"killed{number}"
-        for moment, killed in legs(run, remaining, chance):
+        for moment, killed in legs(run, remaining, latest, chance):
             remaining -= killed
             require_whole_files(run)
             rows = [row["epoch"] for row in metrics(run)]
-            say(
-                f"run {number}, {moment}: {'killed' if killed else 'ended'}; metrics of epochs {', '.join(rows) or 'none'}"
-            )
+            end = "killed" if killed else "ended"
+            say(f"run {number}, {moment}: {end}; metrics of epochs {', '.join(rows) or 'none'}")
         require_same(run, folder / "whole")
         say(f"run {number} ended like the one that was not killed")
 
 
-def legs(run: Path, kills: int, chance: random.Random) -> Iterator[tuple[str, bool]]:
-    """Starts or resumes the run and kills it, at most `kills` times, until it has ended; gives each leg's moment and
-    whether it was killed."""
+def legs(run: Path, kills: int, latest: float, chance: random.Random) -> Iterator[tuple[str, bool]]:
+    """Starts or resumes the run and kills it, at most `kills` times, until it has ended; "any" moment is at most
+    `latest` seconds after its start. Gives each leg's moment and whether it was killed."""
     while True:
         begun = (run / "last.ckpt").exists()
         arguments = ("--resume", run) if begun else (*RECIPE, "--output_dir", run)
         process = doors.start("train.py", *arguments, cwd=run.parent)
         moment = chance.choice(MOMENTS) if kills else "to the end"
-        ended = wait_for_moment(moment, run, process, chance)
+        ended = wait_for_moment(moment, run, process, latest, chance)
         if not ended:
             process.kill()
         output = process.communicate()[0]
@@ -78,11 +78,11 @@ def legs(run: Path, kills: int, chance: random.Random) -> Iterator[tuple[str, bo
             return
 
 
-def wait_for_moment(moment: str, run: Path, process, chance: random.Random) -> bool:
+def wait_for_moment(moment: str, run: Path, process, latest: float, chance: random.Random) -> bool:
     """Whether the process ended before the moment came."""
     if moment == "to the end":
         return process.wait() is not None
-    delay = chance.uniform(0, LATEST) if moment == "any" else chance.uniform(0, 6) if moment == "first step" else 0
+    delay = chance.uniform(0, latest) if moment == "any" else chance.uniform(0, 6) if moment == "first step" else 0
     before = doors.modified(run / "versions.txt")
     started = time.monotonic()
     while process.poll() is None:

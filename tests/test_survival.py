@@ -1,0 +1,234 @@
+"""What a run survives: kills, damaged files, a full disk, a second run in its folder, data that go, little memory."""
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from soak import kills
+
+import doors as processes
+from scripts.distribute import Launch, open_port
+from src import checkpoints, doors
+from src.config import load_config
+from src.errors import UserError, WriteError
+from src.run_folder import epoch_checkpoints, hold
+from src.training import callbacks
+from src.training.trainer import Progress, Trainer
+from tests.training import diverging_worker
+from train import main as train
+
+TWIN = (
+    *("--config", processes.ROOT / "configs/digits.yaml"),
+    *("--network.binary", "false", "--data.batch_size", 8, "--steps_per_epoch", 2),
+)
+
+
+def run_within(limit: tuple[int, int], *arguments, cwd: Path) -> subprocess.CompletedProcess:
+    """train.py as a process under a limit of `resource`."""
+    return subprocess.run(
+        processes.command("train.py", *arguments),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(limit[0], (limit[1], limit[1])),
+    )
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().split("\n")[-1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(tmp_path):
+    kills.survive(tmp_path, kills=5, seed=int(time.time()))
+
+
+def test_a_moved_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(tmp_path):
+    first, moved = tmp_path / "first", tmp_path / "mövéd run"
+    process = processes.start("train.py", *TWIN, "--epochs", 3, "--output_dir", first, cwd=tmp_path)
+    processes.wait_for((first / "epoch_0001.ckpt").exists, process)
+    process.kill()
+    process.communicate()
+    shutil.move(first, moved)
+    last = moved / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.chmod(0o600)
+    last.write_bytes(content)
+    (moved / ".last.ckpt.partial.tmp").write_bytes(b"of a run that was killed while it wrote")
+
+    done = processes.run("train.py", "--resume", moved, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {last} is no MindSpore checkpoint, or it is truncated or damaged; going on from" in done.stderr
+    assert [row["epoch"] for row in kills.metrics(moved)] == ["1", "2", "3"]
+    assert checkpoints.read(last).state["epoch"] == 3
+    assert list(epoch_checkpoints(moved)) == [2, 3]  # train.keep
+    assert load_config(moved / "config.yaml").output_dir == str(moved)
+    assert not list(moved.glob(".*")) and not first.exists()
+
+
+def refused(capsys, *arguments) -> str:
+    assert doors.run(train, [str(argument) for argument in arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path, capsys):
+    new = tmp_path / "new"
+    new.mkdir()
+    with hold(new):
+        assert f"another run works in {new}" in refused(capsys, *TWIN, "--output_dir", new)
+    assert not list(new.iterdir())
+    (new / "last.ckpt").write_bytes(b"not read")
+    (new / "config.yaml").write_text("seed: 1\n")
+    with hold(new):
+        assert f"another run works in {new}" in refused(capsys, "--resume", new)
+
+
+def test_an_epoch_that_was_not_kept_is_refused(tmp_path, capsys):
+    (tmp_path / "epoch_0004.ckpt").write_bytes(b"")
+    (tmp_path / "config.yaml").write_text("seed: 1\n")
+    message = refused(capsys, "--resume", tmp_path, "--from_epoch", 3)
+    assert message == f"error: --from_epoch is 3, but {tmp_path} keeps the checkpoints of epochs: 4\n"
+    assert "goes with --resume DIR alone" in refused(capsys, "--from_epoch", 3)
+
+
+def test_a_folder_without_a_whole_checkpoint_is_refused_with_every_reason(tmp_path):
+    for name in ("last.ckpt", "epoch_0002.ckpt"):
+        (tmp_path / name).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"can be resumed: .*last\.ckpt is no .*; .*epoch_0002\.ckpt is no "):
+        checkpoints.newest(tmp_path)
+
+
+def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path):
+    done = run_within((resource.RLIMIT_FSIZE, 2**20), *TWIN, "--epochs", 1, "--output_dir", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert last_line(done).startswith("error: cannot write run/best.ckpt: File too large; mend that and go on with")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "versions.txt"}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_to_go_on_trains_to_the_end_of_a_full_disk_and_says_what_it_could_not_save(tmp_path):
+    options = ("--output_dir", "run", "--train.on_write_error", "go_on", "--epochs", 3)
+    process = processes.start("train.py", *TWIN, *options, cwd=tmp_path)
+    processes.wait_for((tmp_path / "run/epoch_0001.ckpt").exists, process)
+    process.kill()
+    process.communicate()
+    before = (tmp_path / "run/last.ckpt").read_bytes()
+    done = run_within((resource.RLIMIT_FSIZE, 2**20), "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "warning: cannot write run/last.ckpt: File too large; training goes on" in done.stderr
+    assert last_line(done).startswith("error: the run ends, but its last state could not be written to run/last.ckpt")
+    assert (tmp_path / "run/last.ckpt").read_bytes() == before
+    assert [row["epoch"] for row in kills.metrics(tmp_path / "run")] == ["1", "2", "3"]  # small enough to be written
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_one_sentence(tmp_path):
+    options = ("--data.batch_size", 1400, "--steps_per_epoch", 1, "--output_dir", "run")
+    done = run_within((resource.RLIMIT_AS, 4_500 * 2**20), *TWIN, *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert last_line(done).startswith("error: out of memory, ")
+
+
+@pytest.mark.slow
+def test_data_that_vanish_end_the_run_in_one_sentence_and_what_was_saved_stays(tmp_path):
+    data = processes.write_cifar10(tmp_path / "data")
+    options = ("--dataset", "cifar10", "--data_path", data, "--epochs", 2, "--output_dir", tmp_path / "run")
+    process = processes.start("train.py", *TWIN, *options, cwd=tmp_path)
+    processes.wait_for((tmp_path / "run/versions.txt").exists, process)
+    file = data / "cifar-10-batches-bin/data_batch_3.bin"
+    file.rename(tmp_path / "elsewhere.bin")  # while the first step compiles
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 2 and "Traceback" not in output
+    assert f"{file} is gone; put it back and resume the run" in output
+
+
+@pytest.mark.slow
+def test_sigterm_in_an_evaluation_saves_and_ends_within_10_seconds(tmp_path, monkeypatch):
+    """10,000 images take longer than that; resumed, it evaluates without another step of training."""
+    data = processes.write_cifar10(tmp_path / "data")
+    monkeypatch.setenv("FDA_BNN_HEARTBEATS", str(tmp_path))
+    options = ("--dataset", "cifar10", "--data_path", data, "--epochs", 1, "--output_dir", "run")
+    process = processes.start("train.py", *TWIN, *options, cwd=tmp_path)
+    beat = tmp_path / "0"
+    processes.wait_for(lambda: beat.exists() and "evaluating batch 5 " in beat.read_text(), process)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, output
+    assert time.monotonic() - started < 10
+    state = checkpoints.read(tmp_path / "run/last.ckpt").state
+    assert (state["epoch"], state["step"], state["history"]) == (0, 2, [])
+    done = processes.run("train.py", "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in kills.metrics(tmp_path / "run")] == ["1"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_differs_from_the_others_is_named_and_the_run_ends(tmp_path):
+    launch = Launch(3, open_port(0), tmp_path, [diverging_worker.__file__, "1", str(tmp_path / "run")])
+    assert launch.run() == 2
+    for rank in range(3):
+        log = (tmp_path / f"worker_{rank}.log").read_text()
+        assert "error: worker 1 of 3 differs from the others after epoch 1, in weights, statistics or schedules" in log
+        assert "Traceback" not in log
+    assert not (tmp_path / "run/last.ckpt").exists()  # nothing of it is saved
+
+
+class Files(Trainer):
+    """A trainer that saves an empty file, or cannot."""
+
+    def __init__(self, on_write_error: str = "stop", keep: int = 2):
+        train = load_config(None, {"train.on_write_error": on_write_error, "train.keep": keep}).train
+        self.experiment = type("Experiment", (), {"config": type("Config", (), {"train": train})})
+        self.progress = Progress()
+        self.fails = False
+
+    def save(self, path: Path) -> None:
+        if self.fails:
+            raise WriteError(f"cannot write {path}: no room")
+        path.write_text(json.dumps(self.progress.epoch))
+
+
+def end_of_epoch(trainer: Files, saver: callbacks.SaveCheckpoints, top1: float) -> None:
+    trainer.progress.epoch += 1
+    saver.on_epoch_end(trainer, {"test_top1": top1})
+
+
+def test_the_checkpoints_of_the_latest_epochs_are_kept(tmp_path):
+    trainer, saver = Files(keep=3), callbacks.SaveCheckpoints(tmp_path)
+    for _ in range(5):
+        end_of_epoch(trainer, saver, 0.5)
+    kept = {number: path.read_text() for number, path in epoch_checkpoints(tmp_path).items()}
+    assert kept == {3: "3", 4: "4", 5: "5"}
+    assert (tmp_path / "last.ckpt").read_text() == "5" and (tmp_path / "best.ckpt").read_text() == "1"
+    trainer.progress.epoch = 4  # gone back
+    saver.on_train_begin(trainer)
+    assert list(epoch_checkpoints(tmp_path)) == [3, 4]
+
+
+def test_a_failed_save_stops_or_goes_on_and_the_last_good_files_stay(tmp_path, capsys):
+    for how in ("stop", "go_on"):
+        trainer, saver = Files(how), callbacks.SaveCheckpoints(tmp_path)
+        end_of_epoch(trainer, saver, 0.5)
+        trainer.fails = True
+        if how == "stop":
+            with pytest.raises(WriteError, match="no room; mend that and go on with --resume"):
+                end_of_epoch(trainer, saver, 0.6)
+        else:
+            end_of_epoch(trainer, saver, 0.6)
+            assert "warning: cannot write" in capsys.readouterr().err
+            assert trainer.progress.best_top1 == 0.5  # the better one was not saved: the next one counts
+            with pytest.raises(WriteError, match="the run ends, but its last state could not be written"):
+                saver.on_train_end(trainer)
+            trainer.fails = False
+            saver.on_train_end(trainer)  # there is room again
+            assert (tmp_path / "last.ckpt").read_text() == "2"
+        assert (tmp_path / "best.ckpt").read_text() == "1"
