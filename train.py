@@ -16,7 +16,7 @@ from typing import Any
 from src import doors, runtime
 from src.config import RESUMABLE, Config, load_config
 from src.errors import UserError
-from src.files import make_folder, write_text
+from src.files import make_folder, require_writable, write_text
 from src.run_folder import CONFIG, LAST, VERSIONS
 
 SHORTHANDS = {
@@ -115,6 +115,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
     folder = Path(config.output_dir)
     if (folder / LAST).exists():
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --output_dir")
+    require_writable(folder)
     return config, folder, False, arguments.check_data
 
 
@@ -126,6 +127,7 @@ def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) ->
     if config_file or changed:
         what = "--config" if config_file else ", ".join(changed)
         raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
+    require_writable(folder)
     return load_config(folder / CONFIG, overrides)
 
 

@@ -105,16 +105,21 @@ def read(path: str | Path) -> Checkpoint:
         raise UserError(f"the checkpoint {path} is no file")
     if path.stat().st_size == 0:
         raise UserError(f"the checkpoint {path} is empty")
+    if path.suffix != ".ckpt":
+        raise UserError(f"the checkpoint {path} has a name that does not end in .ckpt, as MindSpore wants it")
     try:
         content = ms.load_checkpoint(str(path), crc_check=True)  # files without a checksum pass
     except Exception as error:  # MindSpore raises many kinds here, bare ones included
         raise UserError(f"{path} is no MindSpore checkpoint, or it is truncated or damaged") from error
-    texts = {
-        name: json.loads(content.pop(name)) if isinstance(content.get(name), str) else None
-        for name in ("config", "preprocessing", "state")
-    }
-    if texts["preprocessing"] is not None:
-        texts["preprocessing"] = Preprocessing.from_dict(texts["preprocessing"])
+    try:
+        texts = {
+            name: json.loads(content.pop(name)) if isinstance(content.get(name), str) else None
+            for name in ("config", "preprocessing", "state")
+        }
+        if texts["preprocessing"] is not None:
+            texts["preprocessing"] = Preprocessing.from_dict(texts["preprocessing"])
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"the texts beside the weights in {path} are not those of this project") from error
     arrays = {name: value.asnumpy() for name, value in content.items() if isinstance(value, Tensor)}
     parts: dict[str, dict[str, np.ndarray]] = {"parameters": {}, "optimizer": {}, "extra": {}}
     for name, value in arrays.items():

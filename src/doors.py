@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,22 +21,44 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self.add_argument("--traceback", action="store_true", help="show where an error came from")
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does; an empty value, such as a shell's unset variable leaves, is refused."""
+        arguments, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if vars(arguments).get(action.dest) == "":
+                name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+                self.error(f"{name} is empty, but must have a value")
+        return arguments, rest
+
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Calls `main(argv)` and returns its exit code; a UserError becomes one sentence and exit code 2."""
+    """Calls `main(argv)` and returns its exit code; a UserError, or an OSError about a file, becomes one sentence and
+    exit code 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return main(argv)
-    except UserError as error:
-        if "--traceback" in argv:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
     except KeyboardInterrupt:
         return 130
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise
+        if "--traceback" in argv:
+            traceback.print_exc()
+        message = f"cannot use {error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        print(f"error: {one_line(message)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def one_line(message: str) -> str:
+    """The message with control characters as escapes, and with words longer than any path cut."""
+    printable = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in message
+    )
+    return re.sub(r"(\S{200})\S{200,}(\S{20})", r"\1...\2", printable)
 
 
 def add_config_flags(parser: Parser, shorthands: dict[str, str]) -> None:

@@ -18,6 +18,8 @@ from src.optimizers import create_optimizer, learning_rates
 from src.preprocessing import Preprocessing, find_preprocessing
 from src.runtime import Worker
 
+MOST_STEPS = 10_000_000
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -150,8 +152,13 @@ def build(config: Config, worker: Worker) -> Experiment:
     data = build_data(config, worker)
     network = build_network(config, data.num_classes)
     steps_per_epoch = config.train.steps(data.train_steps())
-    optimizer = create_optimizer(config, network, steps_per_epoch)
     steps = config.train.epochs * steps_per_epoch
+    if steps > MOST_STEPS:  # each has a row in the tables of what follows training
+        raise UserError(
+            f"train.epochs is {config.train.epochs}, hence {steps:,} steps, but a run has at most {MOST_STEPS:,}: "
+            "lower train.epochs or train.steps_per_epoch"
+        )
+    optimizer = create_optimizer(config, network, steps_per_epoch)
     followed = schedules.attach(network, build_tables(config, steps), optimizer.global_step, steps)
     if config.amp.level != "O0":
         amp.auto_mixed_precision(network, config.amp.level)

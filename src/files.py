@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,16 @@ def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         UserError: it cannot be written; an earlier file at `path` is untouched.
     """
+    if not path.name or path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder, give the name of a file")
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
         os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        with contextlib.suppress(OSError, ValueError):
+            partial.unlink()
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -34,3 +39,14 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def require_writable(folder: Path) -> None:
+    """UserError if no file can be written in a folder, or if it is not there and cannot be made. Leaves nothing."""
+    place = folder.absolute()
+    try:
+        while not os.path.lexists(place):
+            place = place.parent
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise UserError(f"cannot write in the folder {folder}: {place}: {error.strerror}") from error
