@@ -1,4 +1,4 @@
-"""A folder of things that no door may take: what is damaged, misplaced or of another kind, beside the sound originals."""
+"""A folder of what no door may take: damaged, misplaced or of another kind, beside the sound originals."""
 
 import os
 import shutil
@@ -18,16 +18,8 @@ from src.preprocessing import PREPROCESSING
 
 CIFAR_FILE_BYTES = 10_000 * 3073
 CONFIGS = {
-    "laughs.yaml": "a: &a [x, x, x, x, x, x, x, x, x]\n"
-    + "".join(
-        f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n"
-        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
-    ),
-    "laughs_in_options.yaml": "network:\n  options:\n    a: &a [x, x, x, x, x, x, x, x, x]\n"
-    + "".join(
-        f"    {name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n"
-        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
-    ),
+    "laughs.yaml": f"network:\n  options:\n    a: &a [{9 * 'x, '}]\n"
+    + "".join(f"    {name}: &{name} [{9 * f'*{last}, '}]\n" for last, name in zip("abcdefgh", "bcdefghi", strict=True)),
     "itself.yaml": "network: {options: &a {a: *a}}\n",
     "deep.yaml": "seed: " + 20_000 * "[" + "\n",
     "deep_keys.yaml": "network: {options: " + 150 * "{a: " + "1" + 150 * "}" + "}\n",
@@ -97,12 +89,9 @@ def write_checkpoints(folder: Path) -> None:
     (folder / "folder.ckpt").mkdir()
     (folder / "loop.ckpt").symlink_to("loop.ckpt")
     (folder / "dangling.ckpt").symlink_to("nowhere.ckpt")
-    others = {"other_network.ckpt": "vgg_small", "other_classes.ckpt": "resnet20"}
-    for name, kind in others.items():
-        if kind == "resnet20":
-            ms.save_checkpoint(create_model(kind, num_classes=7, binary=False), str(folder / name))
-        else:
-            ms.save_checkpoint([{"name": "layers.0.conv.weight", "data": Tensor(np.zeros(9))}], str(folder / name))
+    ms.save_checkpoint(create_model("resnet20", num_classes=7, binary=False), str(folder / "other_classes.ckpt"))
+    weight = {"name": "layers.0.conv.weight", "data": Tensor(np.zeros(9, np.float32))}
+    ms.save_checkpoint([weight], str(folder / "other_network.ckpt"))
     for name, text in {"foreign_texts.ckpt": "resnet", "foreign_config.ckpt": '{"depth": 20}'}.items():
         ms.save_checkpoint(network, str(folder / name), append_dict={"config": text})
 
