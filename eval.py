@@ -23,6 +23,7 @@ SHORTHANDS = {
     "-b": "data.batch_size",
     "--batch-size": "data.batch_size",
 }
+LARGEST_IMAGE = 1024  # pixels
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,9 +41,10 @@ def main(argv: Sequence[str]) -> int:
     arguments, overrides = doors.parse_config_flags(parser, argv)
     if not 0 <= arguments.smoothing < 1:
         raise UserError(f"--smoothing is {arguments.smoothing}, but must be at least 0 and less than 1")
-    for flag, value, least in (("--num-classes", arguments.num_classes, 1), ("--image_size", arguments.image_size, 4)):
-        if value is not None and value < least:
-            raise UserError(f"{flag} is {value}, but must be at least {least}")
+    if arguments.num_classes is not None and arguments.num_classes < 1:
+        raise UserError(f"--num-classes is {arguments.num_classes}, but must be at least 1")
+    if arguments.image_size is not None and not 4 <= arguments.image_size <= LARGEST_IMAGE:
+        raise UserError(f"--image_size is {arguments.image_size}, but must be 4 to {LARGEST_IMAGE}")
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
     runtime.prepare_environment()
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from src import doors, runtime
 from src.config import load_config
 from src.errors import UserError
+from src.files import require_writable
 
+LARGEST_BATCH = 1024  # the file is tried with one such batch
 FORMATS = ("MINDIR", "ONNX", "AIR", "ALL")
 SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target"}
 
@@ -33,6 +35,8 @@ def main(argv: Sequence[str]) -> int:
     doors.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = doors.parse_config_flags(parser, argv)
     load_config(overrides=overrides)  # refuses bad values before any process is started
+    if arguments.num_classes is not None and arguments.num_classes < 1:
+        raise UserError(f"--num-classes is {arguments.num_classes}, but must be at least 1")
     checkpoint = Path(arguments.checkpoint)
     if not checkpoint.is_file():
         raise UserError(f"the checkpoint {checkpoint} does not exist")
@@ -42,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.file_format == "ALL":
         formats = ["MINDIR", "ONNX", *(["AIR"] if on_ascend and batch_size else [])]
     output = Path(arguments.output) if arguments.output else checkpoint.with_suffix("")
+    require_writable(output.parent)
     runtime.prepare_environment()
     search_path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]))
     for file_format in formats:
@@ -67,8 +72,8 @@ def parse_batch_size(text: str) -> int | None:
     """The number, or None for dynamic."""
     if text == "dynamic":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"--batch_size is {text!r}, but must be dynamic or a whole number of at least 1")
+    if not text.isdecimal() or len(text) > len(str(LARGEST_BATCH)) or not 1 <= int(text) <= LARGEST_BATCH:
+        raise UserError(f"--batch_size is {text!r}, but must be dynamic or a whole number from 1 to {LARGEST_BATCH}")
     return int(text)
 
 

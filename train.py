@@ -18,7 +18,7 @@ from typing import Any
 from src import doors, runtime
 from src.config import RESUMABLE, Config, load_config
 from src.errors import UserError
-from src.files import make_folder, write_text
+from src.files import make_folder, require_writable, write_text
 from src.run_folder import (
     CONFIG,
     EPOCH,
@@ -165,6 +165,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
         raise UserError(f"--from_epoch is {arguments.from_epoch}, but goes with --resume DIR alone")
     config = load_config(arguments.config, overrides)
     require_no_run(Path(config.output_dir))
+    require_writable(Path(config.output_dir))
     return config, arguments
 
 
@@ -188,6 +189,7 @@ def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Co
         raise UserError(
             f"--from_epoch is {arguments.from_epoch}, but {folder} keeps the checkpoints of epochs: {listed}"
         )
+    require_writable(folder)
     one_worker = {} if arguments.distribute else {"runtime.distribute": False}
     return load_config(folder / CONFIG, {**one_worker, **overrides, "output_dir": str(folder)})
 

@@ -34,6 +34,7 @@ from src import doors  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 MARK = "FDA_BNN_LAUNCH"
+MOST_WORKERS = 256  # of one machine
 TICK_SECONDS = 0.5
 SAVING_SECONDS = 60  # what workers get to save and end when msrun has gone without them
 ECHO_SECONDS = 1  # timeout(1) sends its signal twice in a row: to the process, then to its group
@@ -212,7 +213,7 @@ class Launch:
 
 def main(argv: Sequence[str]) -> int:
     parser = doors.Parser(prog="run_distribute_train.sh", description=__doc__)
-    parser.add_argument("--workers", type=int, metavar="N", default=2, help="processes, at least 1; default 2")
+    parser.add_argument("--workers", type=int, metavar="N", default=2, help="processes, 1 to 256; default 2")
     parser.add_argument("--device_target", choices=("CPU", "GPU", "Ascend"), help="default: what the config says")
     parser.add_argument(
         "--master_port",
@@ -228,8 +229,8 @@ def main(argv: Sequence[str]) -> int:
         help="where worker_N.log, scheduler.log and msrun.log go; default runs/msrun_logs",
     )
     options, arguments = parser.parse_known_args(argv)
-    if options.workers < 1:
-        raise UserError(f"--workers is {options.workers}, but must be at least 1")
+    if not 1 <= options.workers <= MOST_WORKERS:
+        raise UserError(f"--workers is {options.workers}, but must be 1 to {MOST_WORKERS}")
     if options.device_target:
         arguments = ["--device_target", options.device_target, *arguments]
     if options.traceback:

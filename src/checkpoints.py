@@ -105,6 +105,8 @@ def read(path: str | Path) -> Checkpoint:
             raise UserError(f"the checkpoint {path} is no file")
         if path.stat().st_size == 0:
             raise UserError(f"the checkpoint {path} is empty")
+        if path.suffix != ".ckpt":
+            raise UserError(f"the checkpoint {path} has a name that does not end in .ckpt, as MindSpore wants it")
         with path.open("rb"):
             pass
     except OSError as error:
@@ -123,7 +125,7 @@ def read(path: str | Path) -> Checkpoint:
             raise TypeError
         if described.get("preprocessing") is not None:
             described["preprocessing"] = Preprocessing.from_dict(described["preprocessing"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged, or no checkpoint of this project: its {', '.join(texts)} cannot be read"
         ) from error

@@ -5,12 +5,22 @@ checked by their registries right after the import. default_config.yaml explains
 """
 
 import difflib
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
 from src.errors import UserError
 
@@ -29,6 +39,11 @@ RESUMABLE = {
     "train.on_write_error",
 }
 
+LARGEST_FILE = 100_000  # bytes of a config
+LARGEST_NUMBER = 3e38  # about float32's
+_repr = reprlib.Repr()  # of the value in an error, shortened
+_repr.maxstring = _repr.maxother = _repr.maxlong = 100
+
 
 def _to_float(value: Any) -> Any:
     """YAML 1.1 reads 1e-4, without a point, as text."""
@@ -40,8 +55,23 @@ def _to_float(value: Any) -> Any:
     return value
 
 
+def _usable_text(value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise ValueError("text that is not empty and holds no NUL")
+    return value
+
+
+def _usable_number(value: float) -> float:
+    if abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"of a size up to {LARGEST_NUMBER}")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_usable_text)]
 Integer = Annotated[int, Strict()]
-Number = Annotated[float, BeforeValidator(_to_float), Strict(), Field(allow_inf_nan=False)]
+Number = Annotated[
+    float, BeforeValidator(_to_float), Strict(), Field(allow_inf_nan=False), AfterValidator(_usable_number)
+]
 Flag = Annotated[bool, Strict()]
 Positive = Annotated[Integer, Field(ge=1)]
 Options = dict[str, Annotated[Any, BeforeValidator(_to_float)]]
@@ -61,30 +91,30 @@ class RuntimeSection(Section):
 
 
 class DataSection(Section):
-    name: str
-    path: str
+    name: Text
+    path: Text
     download: Flag
-    batch_size: Positive
+    batch_size: Annotated[Integer, Field(ge=1, le=16_384)]
     workers: Positive
     augment: Flag
 
 
 class NetworkSection(Section):
-    name: str
+    name: Text
     options: Options
     binary: Flag
-    estimator: str
+    estimator: Text
     estimator_options: Options
-    weight_estimator: str | None
+    weight_estimator: Text | None
     weight_estimator_options: Options
-    weight_quantizer: str
-    weight_init: str
+    weight_quantizer: Text
+    weight_init: Text
     scale_in_gradient: Flag | None
 
 
 class NoiseSection(Section):
     enabled: Flag
-    eta: str
+    eta: Text
     amplitude: Number
     reduction: Positive
     in_forward: Flag
@@ -130,7 +160,7 @@ class AmpSection(Section):
 
 
 class TrainSection(Section):
-    epochs: Positive
+    epochs: Annotated[Integer, Field(ge=1, le=100_000)]
     steps_per_epoch: Positive | None
     save_every_steps: Positive | None
     keep: Positive
@@ -143,8 +173,8 @@ class TrainSection(Section):
 
 class Config(Section):
     seed: Annotated[Integer, Field(ge=0, le=2**31 - 1)]
-    output_dir: str
-    init_checkpoint: str | None
+    output_dir: Text
+    init_checkpoint: Text | None
     runtime: RuntimeSection
     data: DataSection
     network: NetworkSection
@@ -183,8 +213,17 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last, and aliases, of which a
+    few make a value larger than any memory."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"the alias *{alias.anchor} is not taken here, write its value out", alias.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -196,14 +235,29 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: str | Path) -> dict:
-    """The mapping in a YAML file. UserError if it is missing, unreadable, no YAML or no mapping."""
+def _parse_yaml(text: str) -> Any:
+    """The value of a YAML text. ValueError if it is none; says why."""
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        return yaml.load(text, Loader=_StrictLoader)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # PyYAML raises all of these
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file. UserError if it is missing, unreadable, too large, no YAML or no mapping."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(LARGEST_FILE + 1).decode("utf-8")  # no more: it may be a device without an end
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the config {path}: {_reason(error)}") from error
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"the config {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"the config {path} is no config: it has more than {LARGEST_FILE:,} bytes")
+    try:
+        content = _parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"the config {path} is no valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -252,12 +306,13 @@ def annotation_of(key: str) -> Any:
 
 def parse_override(key: str, text: str) -> Any:
     """The value of `--key text`: as it stands where the config wants text, else read as YAML."""
-    if annotation_of(key) is str:
+    wanted = annotation_of(key)
+    if wanted is str or (Text in get_args(wanted) and text != "null"):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--{key} is {text!r}, which is no valid YAML value") from error
+        return _parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"--{key} is {_repr.repr(text)}, which is no valid YAML value: {error}") from error
 
 
 def _merge(into: dict, extra: Mapping[str, Any], origin: str, prefix: str = "") -> None:
@@ -307,8 +362,8 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}'{_nearest_key(key)}; default_config.yaml explains every key"
     kinds = [problem["msg"] for problem in error.errors() if problem["loc"][:2] == first["loc"][:2]]
-    allowed = " or ".join(dict.fromkeys(text.removeprefix("Input should be ") for text in kinds))
-    return f"{key} is {first['input']!r}, but must be {allowed}"
+    allowed = [text.removeprefix("Input should be ").removeprefix("Value error, ") for text in kinds]
+    return f"{key} is {_repr.repr(first['input'])}, but must be {' or '.join(dict.fromkeys(allowed))}"
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from src.config import FREE_KEYS, Config, annotation_of, leaf_keys, parse_overri
 from src.errors import UserError
 
 BAD_INPUT = 2
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # As MindSpore says it on CPU, GPU and Ascend.
 OUT_OF_MEMORY = re.compile(
     r"memory (isn't|is not|not) enough|out of memory|(alloc\w*|malloc)[^\n]*memory[^\n]*fail", re.IGNORECASE
@@ -26,34 +27,50 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self.add_argument("--traceback", action="store_true", help="show where an error came from")
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does; an empty value, such as a shell's unset variable leaves, is refused."""
+        arguments, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if vars(arguments).get(action.dest) == "":
+                name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+                self.error(f"{name} is empty, but must have a value")
+        return arguments, rest
+
     def error(self, message: str):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Calls `main(argv)` and returns its exit code; a UserError becomes one sentence and exit code 2."""
+    """Calls `main(argv)` and returns its exit code; a UserError, or an OSError about a file, becomes one sentence and
+    exit code 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return main(argv)
-    except UserError as error:
-        if "--traceback" in argv:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except (MemoryError, RuntimeError, OSError) as error:
-        sentence = _beyond_the_program(error)
-        if sentence is None or "--traceback" in argv:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return BAD_INPUT
     except KeyboardInterrupt:
         return 130
+    except (UserError, MemoryError, RuntimeError, OSError) as error:
+        sentence = str(error) if isinstance(error, UserError) else _beyond_the_program(error)
+        if sentence is None:
+            raise
+        if "--traceback" in argv:
+            traceback.print_exc()
+        print(f"error: {one_line(sentence)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def one_line(message: str) -> str:
+    """The message with control characters as escapes, and with words longer than any path cut."""
+    printable = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in message
+    )
+    return re.sub(r"(\S{200})\S{200,}(\S{20})", r"\1...\2", printable)
 
 
 def _beyond_the_program(error: Exception) -> str | None:
     """What the machine failed at, in a sentence; None if it is a fault of the program."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE):
-        return f"{error.strerror} ({error.filename or 'while writing'}): mend that and start again"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
+        return f"cannot use {error.filename or 'a file'}: {error.strerror}"
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         size = re.search(r"alloc size: ?(\d+)B", str(error))
         asked = f", {int(size.group(1)) / 2**20:.0f} MiB more were asked for" if size else ""

@@ -18,6 +18,8 @@ from src.optimizers import create_optimizer, learning_rates
 from src.preprocessing import Preprocessing, find_preprocessing
 from src.runtime import Worker
 
+MOST_STEPS = 10_000_000
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -193,8 +195,13 @@ def build(config: Config, worker: Worker) -> Experiment:
     if config.runtime.sync_batch_norm and worker.size > 1:
         synchronize_batch_norm(network)
     steps_per_epoch = config.train.steps(data.train_steps())
-    optimizer = create_optimizer(config, network, steps_per_epoch, worker.size)
     steps = config.train.epochs * steps_per_epoch
+    if steps > MOST_STEPS:  # each has a row in the tables of what follows training
+        raise UserError(
+            f"train.epochs is {config.train.epochs}, hence {steps:,} steps, but a run has at most {MOST_STEPS:,}: "
+            "lower train.epochs or train.steps_per_epoch"
+        )
+    optimizer = create_optimizer(config, network, steps_per_epoch, worker.size)
     followed = schedules.attach(network, build_tables(config, steps), optimizer.global_step, steps)
     if config.amp.level != "O0":
         amp.auto_mixed_precision(network, config.amp.level)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> 
     Raises:
         WriteError: it cannot be written; an earlier file at `path` is untouched.
     """
+    if not path.name or path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder, give the name of a file")
     partial = path.with_name(f".{path.name}{PARTIAL}{suffix}")
     try:
         write(partial)
@@ -36,7 +39,7 @@ def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> 
     except (OSError, RuntimeError, ValueError) as error:
         raise WriteError(f"cannot write {path}: {_reason(error)}") from error
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL in the name
             partial.unlink(missing_ok=True)
 
 
@@ -55,3 +58,14 @@ def make_folder(path: Path) -> None:
 
 def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).strip().split("\n")[0]
+
+
+def require_writable(folder: Path) -> None:
+    """UserError if no file can be written in a folder, or if it is not there and cannot be made. Leaves nothing."""
+    place = folder.absolute()
+    try:
+        while not os.path.lexists(place):
+            place = place.parent
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise UserError(f"cannot write in the folder {folder}: {place}: {error.strerror}") from error

@@ -1,6 +1,7 @@
 """The process: environment, device, mode, seed, rank and world size. Called by the doors; imports MindSpore late."""
 
 import _thread
+import logging
 import os
 import platform
 import signal
@@ -56,9 +57,12 @@ def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distri
 
     try:
         if ms.get_context("device_target") != device_target:  # once anything ran, even the same choice is refused
+            logging.disable(logging.ERROR)  # MindSpore's lines on missing libraries, beside the error itself
             ms.set_device(device_target)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"device {device_target} is not available here: {_available_devices(error)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     ms.set_seed(seed)
     if not distribute:

@@ -215,12 +215,6 @@ def test_every_flipped_byte_is_noticed(own):
             checkpoints.load_network(Small(), path)
 
 
-@pytest.mark.parametrize(("name", "message"), [("absent.ckpt", "does not exist"), ("", "is no file")])
-def test_a_missing_file_and_a_folder_are_refused(tmp_path, name, message):
-    with pytest.raises(UserError, match=message):
-        checkpoints.read(tmp_path / name)
-
-
 @contextlib.contextmanager
 def full_disk():
     """Files beyond 4,096 bytes cannot be written, as on a full disk. No longer than need be: pytest writes, too."""

@@ -40,32 +40,3 @@ def test_the_released_scripts_flags_work_as_they_are(released, capsys):
     assert result["images"] == 10_000  # the last partial batch of 16 included, which the release drops
     assert 0 <= result["Top1-Acc"] <= result["Top5-Acc"] <= 1
     assert output.count("airplane") == 1 and "truck" in output
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        ((), "--checkpoint"),
-        (("--checkpoint", "nowhere.ckpt"), "nowhere.ckpt does not exist"),
-        (("--checkpoint", "."), "is no file"),
-        (("--checkpoint", "x", "--smoothing", "2"), "--smoothing is 2.0"),
-        (("--checkpoint", "x", "-b", "0"), "data.batch_size is 0"),
-        (("--checkpoint", "x", "--num-classes", "0"), "--num-classes is 0"),
-        (("--checkpoint", "empty.ckpt"), "is empty"),
-        (("--checkpoint", "junk.ckpt"), "no MindSpore checkpoint"),
-        (("--checkpont", "x"), "--checkpoint"),
-    ],
-)
-def test_bad_input_is_refused_in_one_sentence(argv, expected, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.ckpt").touch()
-    (tmp_path / "junk.ckpt").write_bytes(b"no checkpoint" * 50)
-    assert doors.run(evaluation.main, list(argv)) == 2
-    message = capsys.readouterr().err.strip().split("\n")[-1]
-    assert message.startswith("error: ") and expected in message
-
-
-def test_a_checkpoint_of_another_network_is_refused(released, capsys):
-    arguments = ["--data_path", str(released / "data"), "--checkpoint", str(released / "released.ckpt")]
-    assert doors.run(evaluation.main, [*arguments, "--num-classes", "12"]) == 2
-    assert "linear.weight (10, 64) (the network has (12, 64))" in capsys.readouterr().err

@@ -1,10 +1,8 @@
 """The shell launchers as a user starts them: their arguments, their exit codes, and what signals to them do."""
 
-import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -55,14 +53,6 @@ def run(script: str, *arguments, cwd: Path, **changes: str) -> subprocess.Comple
         timeout=PATIENCE,
         env=environment(**changes),
     )
-
-
-def refused(script: str, *arguments, cwd: Path) -> str:
-    """The one sentence with which a launcher refuses these arguments."""
-    done = run(script, *arguments, cwd=cwd)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return done.stderr
 
 
 def terminal_defaults() -> None:
@@ -176,20 +166,6 @@ def test_thin_launchers_pass_arguments_and_exit_code_on_as_they_are(script, prog
     assert done.stdout.splitlines() == [str(ROOT / program), "--data_path", "my data/*", "", str(tmp_path)]
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "expected"),
-    [
-        ("run_standalone_train.sh", ("--epochs", "0"), "train.epochs is 0"),
-        ("run_standalone_train.sh", ("--config", "mine.yaml"), "optimizer.rate"),  # a file of the user's own folder
-        ("run_eval.sh", (), "--checkpoint"),
-        ("run_export.sh", (), "--checkpoint"),
-    ],
-)
-def test_errors_of_the_program_are_the_launchers(script, arguments, expected, tmp_path):
-    (tmp_path / "mine.yaml").write_text("optimizer: {rate: 1}\n")
-    assert expected in refused(script, *arguments, cwd=tmp_path)
-
-
 @pytest.mark.parametrize(("active", "expected"), [("", "own"), ("/somewhere", "active")])
 def test_the_active_environment_goes_before_the_repositorys_own(active, expected, tmp_path):
     shutil.copytree(SCRIPTS, tmp_path / "scripts")
@@ -201,37 +177,6 @@ def test_the_active_environment_goes_before_the_repositorys_own(active, expected
     variables.update(VIRTUAL_ENV=active, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     done = subprocess.run(["bash", tmp_path / "scripts/run_eval.sh"], env=variables, capture_output=True, text=True)
     assert done.stdout == f"{expected}\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("--workers", "0"), "--workers is 0"),
-        (("--workers", "two"), "--workers"),
-        (("--workers",), "--workers"),
-        (("--device_target", "TPU"), "'CPU', 'GPU', 'Ascend'"),
-        (("--master_port", "80"), "--master_port is 80"),
-        (("--master_port", "70000"), "--master_port is 70000"),
-        (("--log_dir", "file"), "--log_dir is file"),
-        (("--log_dir", "file/logs"), "--log_dir is file/logs"),
-    ],
-)
-def test_bad_values_are_refused_in_one_sentence(arguments, expected, tmp_path):
-    (tmp_path / "file").write_text("")
-    assert expected in refused(DISTRIBUTE, *arguments, cwd=tmp_path)
-
-
-def test_a_port_or_a_log_folder_in_use_is_refused(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        message = refused(DISTRIBUTE, "--master_port", port, cwd=tmp_path)
-        assert f"--master_port is {port}, but something else listens there" in message
-    (tmp_path / "runs/msrun_logs").mkdir(parents=True)
-    (tmp_path / "runs/msrun_logs/worker_0.log").write_text("of a run that goes on")
-    with (tmp_path / "runs/msrun_logs/.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "another run is writing" in refused(DISTRIBUTE, cwd=tmp_path)
-    assert (tmp_path / "runs/msrun_logs/worker_0.log").read_text() == "of a run that goes on"
 
 
 def test_bad_input_to_the_workers_is_shown_and_its_exit_code_passed_on(launch):

@@ -16,8 +16,10 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from src.binary import fourier
-from src.binary.registry import build, require
+from src.binary.registry import LARGEST_NUMBER, build, is_number, require, require_integer
 from src.binary.schedules import Schedule, ScheduledValue, accelerate, log_spaced
+
+MOST_TERMS = 1000  # of the Fourier sum; in float32 a far larger n is not even exact
 
 
 def sign(t):
@@ -90,7 +92,7 @@ class FourierApproximation(Surrogate):
     Args:
         omega (float): angular frequency > 0, radians per unit of t. The paper gives none; 0.1 is the value of the
             public re-implementation. The peak of the gradient is 4 omega (n+1)/pi.
-        n (int): number of cosines less one, >= 0; constant until a schedule is attached.
+        n (int): number of cosines less one, 0 to 1000; constant until a schedule is attached.
         clip (float, optional): a bound > 0 on |t| beyond which the gradient is 0. None, as in the paper's Eq. 15: no
             bound.
 
@@ -103,7 +105,7 @@ class FourierApproximation(Surrogate):
     def __init__(self, omega: float = 0.1, n: int = 9, clip: float | None = None):
         super().__init__()
         require(_positive(omega), "omega", omega, "a finite number greater than 0")
-        require(isinstance(n, int) and not isinstance(n, bool) and n >= 0, "n", n, "an integer of at least 0")
+        require_integer("n", n, 0, MOST_TERMS)
         require(clip is None or _positive(clip), "clip", clip, "None or a finite number greater than 0")
         self.initial = float(n)
         self.clip = clip
@@ -282,8 +284,8 @@ def _square_of_sech(u):
 
 
 def _positive(value) -> bool:
-    """Whether it is a finite number greater than 0; True is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    """Whether it is a finite number greater than 0, as float32 too; True is none."""
+    return is_number(value) and value > 1 / LARGEST_NUMBER
 
 
 class Estimator(nn.Cell):

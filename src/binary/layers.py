@@ -17,7 +17,7 @@ from mindspore.common.initializer import HeNormal, HeUniform, Initializer, initi
 from src.binary.estimators import create_estimator
 from src.binary.noise_adaptation import AnnealedNoise, NoiseAdaptation
 from src.binary.quantizers import WEIGHT_QUANTIZERS, ActivationSign
-from src.binary.registry import build, lookup, require
+from src.binary.registry import build, lookup, require, require_integer, require_options
 
 # How weights start, latent ones included. Only the sign of a latent weight acts, so its size sets how many steps a flip
 # takes: at the start's larger values a binary network learns more slowly (README, Results).
@@ -80,7 +80,8 @@ class BinaryConv2d(BinaryLayer):
     Inputs: x (N, C_in, H, W). Outputs: (N, C_out, H', W').
 
     Raises:
-        ValueError: groups that do not divide the channels; an unknown weight_init.
+        ValueError: sizes that are no integers in their range; groups that do not divide the channels; an unknown
+            weight_init.
     """
 
     def __init__(
@@ -95,7 +96,12 @@ class BinaryConv2d(BinaryLayer):
         weight_init: str = "uniform",
         groups: int = 1,
     ):
-        divides = groups >= 1 and in_channels % groups == 0 and out_channels % groups == 0
+        require_integer("in_channels", in_channels, 1)
+        require_integer("out_channels", out_channels, 1)
+        require_integer("kernel_size", kernel_size, 1)
+        require_integer("stride", stride, 1)
+        require_integer("padding", padding, 0)
+        divides = isinstance(groups, int) and groups >= 1 and in_channels % groups == 0 and out_channels % groups == 0
         require(divides, "groups", groups, f"a divisor of the channels {in_channels} and {out_channels}")
         shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
         super().__init__(shape, activation_quantizer, weight_quantizer, weight_init)
@@ -127,6 +133,8 @@ class BinaryDense(BinaryLayer):
         weight_quantizer: nn.Cell | None = None,
         weight_init: str = "uniform",
     ):
+        require_integer("in_channels", in_channels, 1)
+        require_integer("out_channels", out_channels, 1)
         super().__init__((out_channels, in_channels), activation_quantizer, weight_quantizer, weight_init)
         self.operation = ops.MatMul(transpose_b=True)
 
@@ -164,6 +172,12 @@ class Binarization:
     noise_adaptation: bool = True
     noise_options: Mapping[str, Any] = field(default_factory=dict)
     noise_in_forward: bool = True
+
+    def __post_init__(self):
+        for name in ("estimator_options", "weight_estimator_options", "noise_options"):
+            require_options(name, getattr(self, name))
+        for name in ("noise_adaptation", "noise_in_forward"):
+            require(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
 
     @property
     def binary(self) -> bool:

@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
-from src.binary.registry import lookup, require
+from src.binary.registry import lookup, require_integer, require_number
 from src.binary.schedules import ScheduledValue
 
 ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
@@ -32,14 +32,15 @@ class NoiseAdaptation(nn.Cell):
         Tensor of the shape of t.
 
     Raises:
-        ValueError: an unknown eta; dimension or reduction below 1.
+        ValueError: an unknown eta; dimension or reduction no integer of at least 1; amplitude no finite number.
     """
 
     def __init__(self, dimension: int, eta: str = "sine", amplitude: float = 0.1, reduction: int = 64):
         super().__init__()
         lookup("eta", ETAS, eta)
-        require(dimension >= 1, "dimension", dimension, "at least 1")
-        require(reduction >= 1, "reduction", reduction, "at least 1")
+        require_integer("dimension", dimension, 1)
+        require_integer("reduction", reduction, 1)
+        require_number("amplitude", amplitude)
         hidden = max(1, dimension // reduction)
         self.eta = eta
         self.amplitude = amplitude
@@ -73,6 +74,7 @@ class AnnealedNoise(nn.Cell):
     def __init__(self, adaptation: NoiseAdaptation, alpha: float = 0.1, in_forward: bool = True):
         super().__init__()
         self.adaptation = adaptation
+        require_number("alpha", alpha)
         self.alpha = ScheduledValue("alpha", alpha)
         self.in_forward = in_forward
 

@@ -11,6 +11,7 @@ from mindspore import nn, ops
 
 from src.binary.estimators import Estimator
 from src.binary.noise_adaptation import AnnealedNoise
+from src.binary.registry import require
 
 
 class ActivationSign(nn.Cell):
@@ -23,6 +24,7 @@ class ActivationSign(nn.Cell):
 
     def __init__(self, estimator: Estimator, noise: AnnealedNoise | None = None):
         super().__init__()
+        _require_estimator(estimator)
         self.estimator = estimator
         self.noise = noise
 
@@ -59,6 +61,9 @@ class WeightQuantizer(nn.Cell):
 
     def __init__(self, estimator: Estimator, noise: AnnealedNoise | None = None, scale_in_gradient: bool | None = None):
         super().__init__()
+        _require_estimator(estimator)
+        allowed = scale_in_gradient in (True, False, None)
+        require(allowed, "scale_in_gradient", scale_in_gradient, "True, False or None")
         self.estimator = estimator
         self.noise = noise
         self.scale_in_gradient = self.scales_gradient if scale_in_gradient is None else scale_in_gradient
@@ -147,6 +152,10 @@ class LibraWeight(WeightQuantizer):
     def scale(self, t):
         exponent = ops.log(ops.maximum(_filter_mean(ops.abs(t)), 1e-6)) / math.log(2)
         return ops.pow(2.0, ops.round(exponent))
+
+
+def _require_estimator(estimator: Estimator) -> None:
+    require(isinstance(estimator, nn.Cell), "estimator", estimator, "an Estimator, as create_estimator('fda') makes it")
 
 
 def _filter_mean(values):

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LARGEST_NUMBER = 3e38  # about float32's
+
 
 def nearest(word: str, allowed) -> str:
     """` (did you mean 'x'?)` for the entry of `allowed` that is most like `word`; empty if none is like it."""
@@ -38,3 +40,26 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raises ValueError `name is value, but must be allowed` unless `condition` holds."""
     if not condition:
         raise ValueError(f"{name} is {value!r}, but must be {allowed}")
+
+
+def require_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """ValueError unless `value` is an integer from `least` to `most`; True is none."""
+    allowed = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
+    fits = isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most)
+    require(fits, name, value, allowed)
+
+
+def require_number(name: str, value: Any) -> None:
+    """ValueError unless `value` is a finite number; True is none."""
+    require(is_number(value), name, value, "a finite number")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that float32 can hold; True is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+
+
+def require_options(name: str, value: Any) -> None:
+    """ValueError unless `value` holds options by name."""
+    fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    require(fits, name, value, "options by their names, as {'omega': 0.1}")

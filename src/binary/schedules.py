@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.binary.registry import require
+from src.binary.registry import require, require_integer, require_number
 
 Schedule = Callable[[float], float]
 
@@ -32,7 +32,8 @@ def grow(start: int, end: int) -> Schedule:
 
 
 def cosine(start: float) -> Schedule:
-    """start (1 + cos(pi p)) / 2, which is exactly 0 at progress 1."""
+    """start (1 + cos(pi p)) / 2, which is exactly 0 at progress 1; ValueError unless start is a finite number."""
+    require_number("start", start)
     return lambda progress: start * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -53,13 +54,15 @@ def number_of_terms(setting: int = 3, n_p: int = 9, n_s: int = 9) -> Schedule:
         ValueError: another setting; n_p or n_s below 1.
     """
     require(setting in (1, 2, 3), "schedule setting of n", setting, "1 (fixed), 2 (1 to n_p) or 3 (n_s to 2 n_s)")
-    require(n_p >= 1, "n_p", n_p, "at least 1")
-    require(n_s >= 1, "n_s", n_s, "at least 1")
+    require_integer("n_p", n_p, 1)
+    require_integer("n_s", n_s, 1)
     return {1: constant(n_p), 2: grow(1, n_p), 3: grow(n_s, 2 * n_s)}[setting]
 
 
 def tabulate(schedule: Schedule, steps: int) -> np.ndarray:
-    """The schedule at each of `steps` training steps, float32; a single step is the end of training."""
+    """The schedule at each of `steps` training steps, float32; a single step is the end of training. ValueError for
+    less than one."""
+    require_integer("steps", steps, 1)
     return np.array([schedule(step / (steps - 1) if steps > 1 else 1.0) for step in range(steps)], np.float32)
 
 

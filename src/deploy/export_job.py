@@ -18,7 +18,7 @@ from mindspore import nn
 from src import checkpoints, doors, experiment, runtime
 from src.config import Config, load_config
 from src.data import open_dataset
-from src.deploy.formats import DYNAMIC, EXPORTERS, SUFFIXES
+from src.deploy.formats import DYNAMIC, EXPORTERS, SUFFIXES, require_air
 from src.deploy.freeze import freeze
 from src.deploy.verification import LOADERS, compare
 from src.errors import UserError
@@ -55,7 +55,11 @@ def run(
     preprocessing = experiment.preprocessing_of(config, trained)
     target = Path(output + SUFFIXES[file_format])
     shape = (3, preprocessing.size, preprocessing.size)
+    if file_format == "AIR":
+        require_air(batch_size)  # before a folder is made for it
     try:
+        if target.is_dir():
+            raise UserError(f"cannot write {target}: it is a folder; choose another --output")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             written = Path(folder) / target.name

@@ -47,6 +47,13 @@ def export_air(network: nn.Cell, input_shape: tuple[int, int, int], batch_size: 
     Raises:
         UserError: not on Ascend, or a dynamic batch, which the format does not have here.
     """
+    require_air(batch_size)
+    example = ms.Tensor(np.zeros((batch_size, *input_shape), np.float32))
+    ms.export(network, example, file_name=str(path), file_format="AIR")
+
+
+def require_air(batch_size: int | None) -> None:
+    """UserError unless AIR can be written here with that batch size."""
     if not on_ascend():
         raise UserError(
             "AIR files can be written on a host with Ascend alone (--device_target Ascend); "
@@ -54,8 +61,6 @@ def export_air(network: nn.Cell, input_shape: tuple[int, int, int], batch_size: 
         )
     if batch_size is DYNAMIC:
         raise UserError("AIR needs a fixed --batch_size")
-    example = ms.Tensor(np.zeros((batch_size, *input_shape), np.float32))
-    ms.export(network, example, file_name=str(path), file_format="AIR")
 
 
 EXPORTERS = {"MINDIR": export_mindir, "ONNX": export_onnx, "AIR": export_air}

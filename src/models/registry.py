@@ -10,8 +10,10 @@ from src.binary import Binarization
 from src.binary.estimators import ESTIMATORS
 from src.binary.noise_adaptation import ETAS
 from src.binary.quantizers import WEIGHT_QUANTIZERS
-from src.binary.registry import build, lookup
+from src.binary.registry import build, lookup, require, require_integer, require_options
 
+MOST_CLASSES = 100_000  # a last layer of gigabytes is a slip
+MOST_CHANNELS = 1024  # of the input image
 NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
 
 
@@ -83,15 +85,16 @@ def create_model(
     for estimator_name in filter(None, (estimator, weight_estimator)):  # of a twin too, which does not build them
         lookup("estimator", ESTIMATORS, estimator_name)
     lookup("weight quantizer", WEIGHT_QUANTIZERS, weight_quantizer)
+    require_options("noise_options", noise_options or {})
     lookup("eta", ETAS, (noise_options or {}).get("eta", "sine"))
     if pretrained:
         raise ValueError(
             f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "
             "with src.checkpoints.load_network"
         )
-    for label, count in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{label} is {count!r}, but must be an integer of at least 1")
+    require_integer("num_classes", num_classes, 1, MOST_CLASSES)
+    require_integer("in_channels", in_channels, 1, MOST_CHANNELS)
+    require(isinstance(binary, bool), "binary", binary, "True or False")
     binarization = Binarization(
         estimator=estimator if binary else None,
         estimator_options=estimator_options or {},
@@ -104,6 +107,7 @@ def create_model(
         noise_options=noise_options or {},
         noise_in_forward=noise_in_forward,
     )
+    require_options("options", options or {})
     arguments = {"num_classes": num_classes, "in_channels": in_channels, "binarization": binarization}
     return build("network", NETWORKS, name, options or {}, arguments).set_train(False)
 

@@ -21,6 +21,7 @@ from src.errors import UserError
 from src.models.registry import create_model
 
 CLASSES = {32: 10, 224: 1000}  # of CIFAR-10 and ImageNet, by the size of a network's images
+LARGEST_INPUT = 3 * 1024 * 1024  # values
 BINARY_PER_FULL = 64  # binary multiply-adds that count as one operation: a 64-bit XNOR and popcount (Bi-Real Net)
 
 
@@ -131,8 +132,9 @@ def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
         input_shape: (C, H, W).
 
     Raises:
-        UserError: the network does not take such an input.
+        UserError: the network does not take such an input, or it is larger than `LARGEST_INPUT`.
     """
+    require_input(input_shape)
     rows: list[Row] = []
 
     def note(name: str):
@@ -158,6 +160,15 @@ def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
             handle.remove()
         ms.set_context(mode=mode)
     return Summary(tuple(input_shape), tuple(rows))
+
+
+def require_input(shape: tuple[int, int, int]) -> None:
+    """UserError unless it is the shape (C, H, W) of an image of a size that can be run here."""
+    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > LARGEST_INPUT:
+        raise UserError(
+            f"the input is {' '.join(map(str, shape))}, but must be three numbers of at least 1, C, H and W, with a "
+            f"product of at most {LARGEST_INPUT:,}"
+        )
 
 
 def _own_parameters(cell: nn.Cell) -> list[ms.Parameter]:
@@ -200,8 +211,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--num_classes", type=int, metavar="K", help="default: 10 for 32x32 images, else 1000")
     parser.add_argument("--full_precision", action="store_true", help="of the fp32 twin")
     arguments = parser.parse_args(argv)
-    if arguments.input and min(arguments.input) < 1:
-        raise UserError(f"--input is {' '.join(map(str, arguments.input))}, but must be three numbers of at least 1")
+    if arguments.input:
+        require_input(arguments.input)
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
     # The package has imported MindSpore by now; what it does not read again, its log level, does not matter here.

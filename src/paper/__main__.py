@@ -20,7 +20,7 @@ from typing import Any
 
 from src import doors, runtime
 from src.errors import UserError
-from src.files import make_folder
+from src.files import make_folder, require_writable
 from src.paper import estimates, figure1, report
 from src.paper.estimates import DataSize
 from src.paper.runs import BEGUN, FINISHED, Executor, Run, hold, plan
@@ -38,6 +38,7 @@ SHORTHANDS = {
     "--amp_level": "amp.level",
 }
 FAILED = 1
+MOST_SEEDS = 1000
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
     output = Path(overrides.pop("output_dir", "runs/paper"))
     if arguments.name == "figure1":
         return draw_figure1(output, arguments, overrides)
-    if arguments.seeds < 1:
-        raise UserError(f"--seeds is {arguments.seeds}, but must be at least 1")
+    if not 1 <= arguments.seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds is {arguments.seeds}, but must be 1 to {MOST_SEEDS}")
     study = STUDIES[arguments.name]
     runs = plan(study, arguments.seeds, output, overrides)
     begun = [run for run in runs if run.state() == BEGUN]
@@ -61,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             f"{begun[0].folder} was begun and not finished: go on with --resume, or choose another --output_dir"
         )
+    if not arguments.dry_run:
+        require_writable(output)
     size = data_size(runs[0], study, must_exist=not arguments.dry_run)
     say_plan(study, runs, size)
     if arguments.dry_run:

@@ -243,43 +243,6 @@ def test_infinity_gives_no_finite_gradient_without_clip(mode):
     assert not np.isfinite(gradient(create_estimator("fda"), np.array([np.inf, -np.inf], np.float32))).any()
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("fad", {}, "did you mean 'fda'.*allowed are approx_sign, .*clipped_ste.* fda.* ste"),
-        ("", {}, "allowed are approx_sign, .*clipped_ste.* fda.* ste"),
-        (3, {}, "allowed are approx_sign, .*clipped_ste.* fda.* ste"),
-        ("fda", {"omga": 0.1}, "unknown option 'omga'.*did you mean 'omega'.*omega, n, clip"),
-        ("ste", {"omega": 0.1}, "unknown option 'omega' of estimator 'ste'.*allowed: none"),
-        ("fda", {"omega": 0}, "omega is 0.*greater than 0"),
-        ("fda", {"omega": -0.1}, "omega is -0.1.*greater than 0"),
-        ("fda", {"omega": float("nan")}, "omega is nan.*finite"),
-        ("fda", {"omega": float("inf")}, "omega is inf.*finite"),
-        ("fda", {"n": -1}, "n is -1.*integer of at least 0"),
-        ("fda", {"n": 9.0}, "n is 9.0.*integer of at least 0"),
-        ("fda", {"n": 1.5}, "n is 1.5.*integer of at least 0"),
-        ("fda", {"n": True}, "n is True.*integer of at least 0"),
-        ("fda", {"clip": 0}, "clip is 0.*greater than 0"),
-        ("fda", {"clip": -1.0}, "clip is -1.0.*greater than 0"),
-        ("fda", {"clip": float("nan")}, "clip is nan.*finite"),
-        ("fda", {"omega": "wide"}, "omega is 'wide'.*finite number"),
-        ("fda", {"clip": True}, "clip is True.*finite number"),
-        ("swish_sign", {"beta": 0}, "beta is 0.*greater than 0"),
-        ("dsq", {"alpha": 0}, "alpha is 0.*between 0 and 1"),
-        ("dsq", {"alpha": 1}, "alpha is 1.*between 0 and 1"),
-        ("ede", {"t_min": 0}, "t_min is 0.*greater than 0"),
-        ("ede", {"t_min": 1.0, "t_max": 0.5}, "t_max is 0.5.*at least t_min, 1.0"),
-        ("rbnn", {"t_max": float("inf")}, "t_max is inf"),
-        ("reste", {"o_end": 0.5}, "o_end is 0.5.*at least 1"),
-        ("rste", {}, "did you mean 'reste'"),
-        (None, {"omega": 0.1}, "options"),
-    ],
-)
-def test_wrong_names_and_options_are_refused(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        create_estimator(name, **options)
-
-
 def test_an_estimator_or_none_goes_through():
     estimator = create_estimator("ste")
     assert create_estimator(estimator) is estimator

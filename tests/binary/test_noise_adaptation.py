@@ -157,16 +157,3 @@ def test_noise_has_no_effect_in_evaluation(mode):
     network.set_train(False)
     np.testing.assert_array_equal(network(x).asnumpy(), bare(x).asnumpy())
     assert np.abs(in_training - bare(x).asnumpy()).max() > 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"eta": "sin"}, "unknown eta 'sin'.*did you mean 'sine'.*linear, none, sine"),
-        ({"dimension": 0}, "dimension is 0.*at least 1"),
-        ({"reduction": 0}, "reduction is 0.*at least 1"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        NoiseAdaptation(**{"dimension": 16, **options})

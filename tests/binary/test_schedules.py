@@ -81,20 +81,6 @@ def test_a_single_step_is_the_end():
     assert schedules.tabulate(schedules.number_of_terms(), 1) == [18]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"setting": 0}, "setting of n is 0.*1 .*2 .*3"),
-        ({"setting": 4}, "setting of n is 4"),
-        ({"n_p": 0}, "n_p is 0.*at least 1"),
-        ({"n_s": -9}, "n_s is -9.*at least 1"),
-    ],
-)
-def test_wrong_settings_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        schedules.number_of_terms(**options)
-
-
 @pytest.mark.parametrize(("tables", "missing"), [({}, "n"), ({"alpha": [0.1]}, "n"), ({"n": [9]}, "alpha")])
 def test_a_schedule_without_a_table_is_refused(tables, missing):
     network = OneProduct()

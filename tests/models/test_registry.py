@@ -39,37 +39,3 @@ def test_every_network_is_in_mindcvs_registry():
 
 def test_a_new_network_is_in_evaluation_mode():
     assert not any(cell.training for _, cell in create_model("resnet20").cells_and_names())
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("resnet2", {}, "unknown network 'resnet2'.*did you mean 'resnet20'.*allowed are"),
-        ("resnet20", {"num_classes": 0}, "num_classes is 0.*at least 1"),
-        ("resnet20", {"num_classes": 10.0}, "num_classes is 10.0.*integer"),
-        ("resnet20", {"in_channels": -3}, "in_channels is -3.*at least 1"),
-        ("resnet20", {"estimator": "fad"}, "unknown estimator 'fad'.*did you mean 'fda'"),
-        ("resnet20", {"estimator_options": {"omga": 1}}, "unknown option 'omga'.*did you mean 'omega'"),
-        ("resnet20", {"weight_quantizer": "xnr"}, "unknown weight quantizer 'xnr'.*did you mean 'xnor'.*dorefa, libra"),
-        ("resnet20", {"weight_init": "normal"}, "unknown weight init 'normal'.*did you mean 'he_normal'.*uniform"),
-        ("resnet20", {"options": {"prelu": False}}, "unknown option 'prelu' of network 'resnet20'; allowed: none"),
-        ("resnet20", {"weight_estimator": "sted"}, "unknown estimator 'sted'.*did you mean 'ste'"),
-        ("resnet20", {"noise_options": {"eta": "sin"}}, "unknown eta 'sin'.*did you mean 'sine'"),
-        ("resnet20", {"noise_options": {"eta": "sin"}, "noise_adaptation": False}, "unknown eta 'sin'"),
-        (
-            "resnet20",
-            {"weight_estimator_options": {"omega": 1}},
-            "weight_estimator_options .* go with a weight_estimator",
-        ),
-        ("resnet20", {"weight_quantizer": "xnr", "binary": False}, "unknown weight quantizer 'xnr'"),
-        ("resnet20", {"weight_estimator": "sted", "binary": False}, "unknown estimator 'sted'"),
-    ],
-)
-def test_wrong_names_and_values_are_refused(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        create_model(name, **options)
-
-
-def test_the_hub_refuses_an_unknown_name():
-    with pytest.raises(ValueError, match="unknown network 'resnet'"):
-        mindspore_hub_conf.create_network("resnet")

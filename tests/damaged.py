@@ -1,0 +1,148 @@
+"""A folder of what no door may take: damaged, misplaced or of another kind, beside the sound originals."""
+
+import os
+import shutil
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from pictures import write_tree
+from PIL import Image
+
+import doors as processes
+from src import checkpoints
+from src.config import LARGEST_FILE, load_config
+from src.models import create_model
+from src.preprocessing import PREPROCESSING
+
+CIFAR_FILE_BYTES = 10_000 * 3073
+CONFIGS = {
+    "laughs.yaml": f"network:\n  options:\n    a: &a [{9 * 'x, '}]\n"
+    + "".join(f"    {name}: &{name} [{9 * f'*{last}, '}]\n" for last, name in zip("abcdefgh", "bcdefghi", strict=True)),
+    "itself.yaml": "network: {options: &a {a: *a}}\n",
+    "deep.yaml": "seed: " + 20_000 * "[" + "\n",
+    "deep_keys.yaml": "network: {options: " + 150 * "{a: " + "1" + 150 * "}" + "}\n",
+    "huge.yaml": (LARGEST_FILE + 1) * "#",
+    "twice.yaml": "seed: 1\nseed: 2\n",
+    "twice_nested.yaml": "optimizer:\n  lr: 0.1\n  lr: 0.2\n",
+    "unknown.yaml": "optimizer: {lr: 0.1, wieght_decay: 0}\n",
+    "unknown_section.yaml": "optimiser: {lr: 0.1}\n",
+    "list.yaml": "- a\n- b\n",
+    "text.yaml": "just text\n",
+    "unclosed.yaml": "seed: [1\n",
+    "tab.yaml": "optimizer:\n\tlr: 0.1\n",
+    "list_as_key.yaml": "? [a]\n: 1\n",
+    "python.yaml": "seed: !!python/object/apply:os.system ['touch made_by_yaml']\n",
+    "no_such_date.yaml": "seed: 2020-99-99\n",
+    "5000_digits.yaml": f"seed: {5000 * '9'}\n",
+    "two_documents.yaml": "seed: 1\n---\nseed: 2\n",
+    "nul.yaml": 'output_dir: "a\\0b"\n',
+    "empty_name.yaml": "output_dir: ''\n",
+    "section_is_null.yaml": "optimizer: null\n",
+    "scalar_is_list.yaml": "data: {batch_size: [8]}\n",
+    "number_is_text.yaml": "optimizer: {lr: fast}\n",
+    "text_is_number.yaml": "data: {name: 5}\n",
+    "number_is_true.yaml": "train: {epochs: true}\n",
+    "key_is_number.yaml": "network: {options: {1: 2}}\n",
+}
+
+
+def write_all(folder: Path) -> Path:
+    """Fills an empty folder; returns it."""
+    for name, text in CONFIGS.items():
+        (folder / name).write_text(text)
+    (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    (folder / "file").write_text("a file\n")
+    (folder / "empty").mkdir()
+    (folder / "loop").symlink_to("loop")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "two\nlines").mkdir()
+    (folder / "ä b").mkdir()
+    (folder / "ä b/file").write_text("a file\n")
+    write_checkpoints(folder)
+    write_runs(folder)
+    write_cifar(folder)
+    write_imagenet(folder)
+    return folder
+
+
+def write_checkpoints(folder: Path) -> None:
+    """`sound.ckpt` of a full-precision ResNet-20 on digits, and what can be wrong with one."""
+    network = create_model("resnet20", binary=False)
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    config = load_config(overrides={"data.name": "digits", "network.binary": False}).model_dump()
+    sound = folder / "sound.ckpt"
+    checkpoints.save(sound, network, optimizer, config, PREPROCESSING["digits"], {}, {})
+    content = sound.read_bytes()
+    for name, damaged in {
+        "zero_bytes.ckpt": b"",
+        "zeros.ckpt": bytes(4096),
+        "truncated.ckpt": content[: len(content) // 2],
+        "flipped.ckpt": content[:9999] + bytes([content[9999] ^ 1]) + content[10_000:],
+        "text.ckpt": b"no checkpoint\n" * 99,
+        "sound.bin": content,
+        "ä b/truncated.ckpt": content[:99],
+    }.items():
+        (folder / name).write_bytes(damaged)
+    Image.new("RGB", (32, 32)).save(folder / "picture.ckpt", "PNG")
+    (folder / "folder.ckpt").mkdir()
+    (folder / "loop.ckpt").symlink_to("loop.ckpt")
+    (folder / "dangling.ckpt").symlink_to("nowhere.ckpt")
+    ms.save_checkpoint(create_model("resnet20", num_classes=7, binary=False), str(folder / "other_classes.ckpt"))
+    weight = {"name": "layers.0.conv.weight", "data": Tensor(np.zeros(9, np.float32))}
+    ms.save_checkpoint([weight], str(folder / "other_network.ckpt"))
+    for name, text in {"foreign_texts.ckpt": "resnet", "foreign_config.ckpt": '{"depth": 20}'}.items():
+        ms.save_checkpoint(network, str(folder / name), append_dict={"config": text})
+
+
+def write_runs(folder: Path) -> None:
+    """Run folders by what is wrong with them."""
+    sound = (folder / "sound.ckpt").read_bytes()
+    digits = "data: {name: digits}\nnetwork: {binary: false}\n"
+    for name, config, last in (
+        ("run", digits, sound),
+        ("run_of_text", digits, b"no checkpoint\n"),
+        ("run_of_laughs", CONFIGS["laughs.yaml"], sound),
+        ("run_of_weights", digits, (folder / "other_classes.ckpt").read_bytes()),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "config.yaml").write_text(config)
+        (folder / name / "last.ckpt").write_bytes(last)
+    (folder / "run_without_config").mkdir()
+    (folder / "run_without_config/last.ckpt").write_bytes(sound)
+
+
+def write_cifar(folder: Path) -> None:
+    """CIFAR-10 folders by what is wrong with them; the files are sparse, zeros are label 0 and black."""
+    for name in ("missing", "empty_file", "truncated", "long", "labels"):
+        target = folder / f"cifar_{name}" / "cifar-10-batches-bin"
+        target.mkdir(parents=True)
+        for file in processes.CIFAR10_FILES:
+            (target / file).touch()
+            os.truncate(target / file, CIFAR_FILE_BYTES)
+        third = target / "data_batch_3.bin"
+        if name == "missing":
+            third.unlink()
+        elif name == "labels":
+            with third.open("r+b") as file:
+                file.seek(7 * 3073)
+                file.write(b"\x0a")
+        else:
+            os.truncate(third, {"empty_file": 0, "truncated": CIFAR_FILE_BYTES - 1, "long": 2 * CIFAR_FILE_BYTES}[name])
+
+
+def write_imagenet(folder: Path) -> None:
+    """Picture trees by what is wrong with them."""
+    sound = write_tree(folder / "imagenet", train=8, test=4, size=(40, 30))
+    for name in ("no_val", "empty_class", "other_classes", "flat", "broken_picture"):
+        shutil.copytree(sound, folder / f"imagenet_{name}")
+    shutil.rmtree(folder / "imagenet_no_val/val")
+    for file in (folder / "imagenet_empty_class/train/class2").iterdir():
+        file.unlink()
+    shutil.rmtree(folder / "imagenet_other_classes/val/class1")
+    shutil.rmtree(folder / "imagenet_flat/val")
+    (folder / "imagenet_flat/val").mkdir()
+    shutil.copy(next((sound / "val").rglob("*.JPEG")), folder / "imagenet_flat/val")
+    broken = next((folder / "imagenet_broken_picture/val/class1").iterdir())
+    broken.write_bytes(broken.read_bytes()[:300])

@@ -1,0 +1,676 @@
+"""The table of bad input: every door, each row for real. A door refuses with a non-zero exit code and one sentence that
+holds the row's texts (the value seen; what is allowed or what to do), without a traceback, at once, leaving nothing.
+
+A row is (door, arguments, text, ...). It runs in the folder that `damaged.write_all` fills, so names such as
+`laughs.yaml` or `truncated.ckpt` are files there. Arguments are a line as in a shell, or a tuple; PORT is a port that
+is in use. A new door
+
+- gets its name in `MAINS` and `PROCESSES`, and rows in `IN_PROCESS`: wrong values of each of its flags, wrong files,
+  folders and names. They run through its `main(argv)`, with training, compiling and starting of processes forbidden;
+- gets a few rows in `AS_PROCESS`, which run as a user starts it, with limits on time and memory: what is refused before
+  MindSpore is imported costs a third of a second, the rest some seconds;
+- gets rows in `CALLS` if it is a Python function: the call, which must raise ValueError or TypeError.
+"""
+
+import fcntl
+import importlib
+import math
+import os
+import re
+import resource
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import damaged
+import pytest
+from mindspore import nn
+
+import doors as processes
+import mindspore_hub_conf
+from src import doors
+from src.binary import (
+    ActivationSign,
+    AnnealedNoise,
+    Binarization,
+    BinaryConv2d,
+    BinaryDense,
+    DoReFaWeight,
+    LibraWeight,
+    NoiseAdaptation,
+    create_estimator,
+    schedules,
+)
+from src.models import create_model
+from src.models.summary import summarize
+from src.training.trainer import Trainer
+
+ROOT = processes.ROOT
+SECONDS = 60  # a process gets; on an idle machine none here takes a sixth of it
+BYTES = 16 << 30  # of address space; MindSpore alone takes about a quarter of it
+LONG = "x" * 5000
+# What MindSpore may print when an interpreter that held a network ends.
+MINDSPORE_AT_EXIT = (
+    r"Exception ignored in: <function Cell\.__del__.*\n(.*\n)*?AttributeError: .*total_instance_count.*\n"
+)
+
+MAINS = {
+    "train": "train",
+    "eval": "eval",
+    "export": "export",
+    "paper": "src.paper.__main__",
+    "sine_module": "src.paper.sine_module",
+    "summary": "src.models.summary",
+    "distribute": "scripts.distribute",
+}
+PROCESSES = {
+    "train": [sys.executable, str(ROOT / "train.py")],
+    "eval": [sys.executable, str(ROOT / "eval.py")],
+    "export": [sys.executable, str(ROOT / "export.py")],
+    "paper": [sys.executable, "-m", "src.paper"],
+    "sine_module": [sys.executable, "-m", "src.paper.sine_module"],
+    "summary": [sys.executable, "-m", "src.models.summary"],
+    "run_standalone_train.sh": ["bash", str(ROOT / "scripts/run_standalone_train.sh")],
+    "run_eval.sh": ["bash", str(ROOT / "scripts/run_eval.sh")],
+    "run_export.sh": ["bash", str(ROOT / "scripts/run_export.sh")],
+    "run_distribute_train.sh": ["bash", str(ROOT / "scripts/run_distribute_train.sh")],
+}
+
+ON_DIGITS = "--dataset digits --network.binary false"
+IN_PROCESS = [
+    # Flags
+    ("train", "stray", "unknown argument 'stray'", "train.py --help"),
+    ("train", "--optimizer.lrr 0.1", "unknown argument '--optimizer.lrr'", "did you mean --optimizer.lr?"),
+    ("train", "--lr 0.1", "unknown argument '--lr'", "did you mean --optimizer.lr?"),
+    ("train", "--epoch 1", "unknown argument '--epoch'", "did you mean --epochs?"),
+    ("train", "--epochs", "--epochs", "expected one argument"),
+    ("train", "--network.estimator_options.omega", "--network.estimator_options.omega needs a value"),
+    ("train", "--resume ''", "--resume is empty, but must have a value"),
+    ("train", "--init_checkpoint ''", "--init_checkpoint is empty, but must have a value"),
+    ("train", "--train.steps_per_epoch=", "--steps_per_epoch is empty, but must have a value"),
+    ("train", ("--a\nb", "1"), r"unknown argument '--a\nb'"),
+    # Config files
+    ("train", "--config nowhere.yaml", "cannot read the config nowhere.yaml: no such file"),
+    ("train", "--config empty", "cannot read the config empty: is a directory"),
+    ("train", "--config loop", "cannot read the config loop: too many levels of symbolic links"),
+    ("train", "--config dangling", "cannot read the config dangling: no such file"),
+    ("train", ("--config", "two\nlines"), r"cannot read the config two\nlines: is a directory"),
+    ("train", ("--config", "a\0b"), r"cannot read the config a\x00b: embedded null byte"),
+    ("train", ("--config", LONG), "cannot read the config xxx", "...", "file name too long"),
+    ("train", "--config 'ä b/file'", "the config ä b/file holds a str", "must hold keys and values"),
+    ("train", "--config bytes.yaml", "cannot read the config bytes.yaml"),
+    ("train", "--config /dev/zero", "/dev/zero is no config: it has more than 100,000 bytes"),
+    ("train", "--config huge.yaml", "huge.yaml is no config: it has more than 100,000 bytes"),
+    ("train", "--config laughs.yaml", "alias *a is not taken here, write its value out", "line 4"),
+    ("train", "--config itself.yaml", "alias *a is not taken here"),
+    ("train", "--dataset digits --config deep_keys.yaml", "unknown option 'a' of network 'resnet20'"),
+    ("train", "--config twice.yaml", "key 'seed' stands twice", "line 2"),
+    ("train", "--config twice_nested.yaml", "key 'lr' stands twice", "line 3"),
+    ("train", "--config unknown.yaml", "'optimizer.wieght_decay' in unknown.yaml", "mean 'optimizer.weight_decay'"),
+    (
+        "train",
+        "--config unknown_section.yaml",
+        "unknown key 'optimiser' in unknown_section.yaml",
+        "default_config.yaml",
+    ),
+    ("train", "--config list.yaml", "list.yaml holds a list, but must hold keys and values"),
+    ("train", "--config text.yaml", "text.yaml holds a str, but must hold keys and values"),
+    ("train", "--config unclosed.yaml", "unclosed.yaml is no valid YAML", "line 2"),
+    ("train", "--config tab.yaml", "tab.yaml is no valid YAML", "line 2"),
+    ("train", "--config list_as_key.yaml", "list_as_key.yaml is no valid YAML"),
+    ("train", "--config python.yaml", "python.yaml is no valid YAML", "python/object/apply"),
+    ("train", "--config no_such_date.yaml", "no_such_date.yaml is no valid YAML", "month"),
+    ("train", "--config 5000_digits.yaml", "5000_digits.yaml is no valid YAML", "5000 digits"),
+    ("train", "--config two_documents.yaml", "two_documents.yaml is no valid YAML", "a single document"),
+    ("train", "--config nul.yaml", r"output_dir is 'a\x00b', but must be text that is not empty and holds no NUL"),
+    ("train", "--config empty_name.yaml", "output_dir is '', but must be text that is not empty"),
+    ("train", "--config section_is_null.yaml", "optimizer is None, but must be"),
+    ("train", "--config scalar_is_list.yaml", "data.batch_size is [8], but must be a valid integer"),
+    ("train", "--config number_is_text.yaml", "optimizer.lr is 'fast', but must be a valid number"),
+    ("train", "--config text_is_number.yaml", "data.name is 5, but must be a valid string"),
+    ("train", "--config number_is_true.yaml", "train.epochs is True, but must be a valid integer"),
+    ("train", "--config key_is_number.yaml", "network.options is 1, but must be a valid string"),
+    # Values of the config
+    ("train", "--epochs -1", "train.epochs is -1, but must be greater than or equal to 1"),
+    ("train", "--epochs 1000000000000", "train.epochs is 1000000000000, but must be less than or equal to 100000"),
+    ("train", "--epochs many", "train.epochs is 'many', but must be a valid integer"),
+    ("train", "--epochs 1.5", "train.epochs is 1.5, but must be a valid integer"),
+    ("train", ("--epochs", 400 * "9"), "train.epochs is 999", "...", "less than or equal to 100000"),
+    ("train", ("--epochs", 5000 * "9"), "--train.epochs is '999", "...", "no valid YAML value", "4300 digits"),
+    ("train", ("--epochs", 500 * "["), "--train.epochs is '[[[", "...", "no valid YAML value"),
+    ("train", "--data.batch_size 0", "data.batch_size is 0, but must be greater than or equal to 1"),
+    ("train", "--data.batch_size 1000000000", "data.batch_size is 1000000000, but must be less than or equal to 16384"),
+    ("train", "--data.workers 0", "data.workers is 0, but must be greater than or equal to 1"),
+    ("train", "--seed -3", "seed is -3, but must be greater than or equal to 0"),
+    ("train", "--seed 2147483648", "seed is 2147483648, but must be less than or equal to 2147483647"),
+    ("train", "--seed true", "seed is True, but must be a valid integer"),
+    ("train", "--seed null", "seed is None, but must be a valid integer"),
+    ("train", "--optimizer.lr nan", "optimizer.lr is 'nan', but must be a finite number"),
+    ("train", "--optimizer.lr .inf", "optimizer.lr is inf, but must be a finite number"),
+    ("train", "--optimizer.lr 1e300", "optimizer.lr is '1e300', but must be of a size up to 3e+38"),
+    ("train", "--optimizer.lr 2020-01-01", "optimizer.lr is datetime.date(2020, 1, 1), but must be a valid number"),
+    ("train", "--optimizer.lr '[0.1]'", "optimizer.lr is [0.1], but must be a valid number"),
+    ("train", "--optimizer.lr '[1'", "--optimizer.lr is '[1', which is no valid YAML value"),
+    ("train", "--optimizer.lr '&a [*a]'", "--optimizer.lr is '&a [*a]'", "alias *a is not taken"),
+    ("train", "--schedules.alpha.start nan", "schedules.alpha.start is 'nan', but must be a finite number"),
+    ("train", "--schedules.n.n_s 1000000000", "schedules.n.n_s is 1000000000, but must be less than or equal to 500"),
+    ("train", "--schedules.n.setting 4", "schedules.n.setting is 4, but must be less than or equal to 3"),
+    (
+        "train",
+        "--scheduler.warmup_epochs 400",
+        "scheduler.warmup_epochs is 400",
+        "less than train.epochs, which is 400",
+    ),
+    ("train", "--amp_level O1", "amp.level is 'O1', but must be 'O0', 'O2' or 'O3'"),
+    ("train", "--mode fast", "runtime.mode is 'fast', but must be 'graph' or 'pynative'"),
+    ("train", "--download maybe", "data.download is 'maybe', but must be a valid boolean"),
+    ("train", "--network.options 3", "network.options is 3, but must be a valid dictionary"),
+    ("train", "--network.options '{a: 1, a: 2}'", "--network.options is '{a: 1, a: 2}'", "key 'a' stands twice"),
+    # Names and options, which the registries know
+    (
+        "train",
+        f"{ON_DIGITS} --network.name resnet21",
+        "unknown network 'resnet21'",
+        "did you mean",
+        "allowed are alexnet",
+    ),
+    ("train", f"{ON_DIGITS} --network.name alexnet", "alexnet takes images of 224x224 alone", "digits are 32x32"),
+    ("train", f"{ON_DIGITS} --network.options.prelu 1", "unknown option 'prelu'", "allowed: none"),
+    ("train", f"{ON_DIGITS} --network.estimator fdaa", "unknown estimator 'fdaa' (did you mean 'fda'?); allowed are"),
+    (
+        "train",
+        f"{ON_DIGITS} --network.weight_quantizer doref",
+        "unknown weight quantizer 'doref'",
+        "allowed are dorefa",
+    ),
+    ("train", f"{ON_DIGITS} --network.weight_init he", "unknown weight init 'he'", "allowed are he_normal, uniform"),
+    ("train", f"{ON_DIGITS} --noise.eta cosine", "unknown eta 'cosine'", "allowed are linear, none, sine"),
+    ("train", "--dataset digits --network.estimator_options.omega -1", "omega is -1", "a finite number greater than 0"),
+    ("train", "--dataset digits --network.estimator_options.clip '{}'", "clip is {}", "a finite number greater than 0"),
+    ("train", "--dataset digits --network.estimator_options.n 1000000000", "n is no option", "set schedules.n"),
+    ("train", "--dataset cifar11", "unknown data set 'cifar11'", "allowed are cifar10, cifar100, digits, imagenet"),
+    # Devices and workers
+    ("train", "--device_target TPU", "runtime.device_target is 'TPU', but must be 'CPU', 'GPU' or 'Ascend'"),
+    ("train", f"{ON_DIGITS} --device_target Ascend", "device Ascend is not available here", "choose one with --device"),
+    ("train", f"{ON_DIGITS} --device_target GPU", "device GPU is not available here", "this installation offers"),
+    ("train", f"{ON_DIGITS} --distribute", "--distribute needs a launcher", "scripts/run_distribute_train.sh"),
+    # Data
+    ("train", f"{ON_DIGITS} --data.batch_size 5000", "data.batch_size is 5000", "only 1437 training images"),
+    (
+        "train",
+        f"{ON_DIGITS} --data.batch_size 1 --epochs 100000",
+        "train.epochs is 100000, hence 143,700,000 steps",
+        "at most 10,000,000",
+    ),
+    ("train", "--data_path nowhere", "CIFAR-10 is not complete at nowhere: data_batch_1.bin", "give --data_path"),
+    ("train", "--data_path file", "CIFAR-10 is not complete at file", "give --data_path"),
+    ("train", "--data_path loop", "CIFAR-10 is not complete at loop", "give --data_path"),
+    ("train", ("--data_path", LONG), "cannot use xxx", "File name too long"),
+    ("train", ("--data_path", "two\nlines"), r"CIFAR-10 is not complete at two\nlines", "give --data_path"),
+    ("train", "--data_path cifar_missing", "data_batch_3.bin not found in cifar_missing/cifar-10-batches-bin"),
+    (
+        "train",
+        "--data_path cifar_empty_file",
+        "data_batch_3.bin is truncated",
+        "it has 0 bytes, but must have 30730000",
+    ),
+    ("train", "--data_path cifar_truncated", "data_batch_3.bin is truncated", "it has 30729999 bytes, but must have"),
+    ("train", "--data_path cifar_long", "data_batch_3.bin", "it has 61460000 bytes, but must have 30730000"),
+    ("train", "--data_path cifar_labels", "data_batch_3.bin is damaged: record 7 has label 10", "labels are 0 to 9"),
+    ("train", "--dataset cifar100 --data_path cifar_labels", "CIFAR-100 is not complete at cifar_labels"),
+    (
+        "train",
+        "--dataset imagenet --network.binary false --data_path imagenet_no_val",
+        "imagenet_no_val/val is no folder",
+        "give --data_path",
+    ),
+    (
+        "train",
+        "--dataset imagenet --network.binary false --data_path imagenet_empty_class",
+        "train/class2 is empty",
+        ".jpeg, .jpg, .png",
+    ),
+    (
+        "train",
+        "--dataset imagenet --network.binary false --data_path imagenet_other_classes",
+        "differ: class1 is in one alone",
+    ),
+    (
+        "train",
+        "--dataset imagenet --network.binary false --data_path imagenet_flat",
+        "holds no class folders",
+        "val/CLASS/, a folder a class",
+    ),
+    (
+        "train",
+        "--dataset imagenet --network.binary false --data_path imagenet_broken_picture --data.batch_size 2",
+        "1 of 4 pictures cannot be decoded, first imagenet_broken_picture/val/class1",
+        "fetch them again or take them away",
+    ),
+    (
+        "train",
+        "--dataset imagenet --network.binary false --data_path imagenet --download",
+        "cannot be downloaded without its licence",
+    ),
+    # Checkpoints and run folders
+    ("train", f"{ON_DIGITS} --init_checkpoint nowhere.ckpt", "the checkpoint nowhere.ckpt does not exist"),
+    (
+        "train",
+        f"{ON_DIGITS} --init_checkpoint truncated.ckpt",
+        "truncated.ckpt is no MindSpore checkpoint, or it is tr",
+    ),
+    (
+        "train",
+        f"{ON_DIGITS} --init_checkpoint other_network.ckpt",
+        "other_network.ckpt does not fit this network",
+        "unk",
+    ),
+    (
+        "train",
+        f"{ON_DIGITS} --init_checkpoint other_classes.ckpt",
+        "other_classes.ckpt does not fit this network",
+        "linear.weight (7, 64) (the network has (10, 64))",
+    ),
+    ("train", "--output_dir run", "run already holds a run: go on with --resume run, or choose another --output_dir"),
+    ("train", f"{ON_DIGITS} --output_dir file/run", "cannot write in the folder file/run", "Not a directory"),
+    ("train", f"{ON_DIGITS} --output_dir loop/run", "cannot write in the folder loop/run", "symbolic links"),
+    ("train", f"{ON_DIGITS} --output_dir dangling", "cannot write in the folder dangling", "No such file"),
+    ("train", f"{ON_DIGITS} --output_dir /proc/run", "cannot write in the folder /proc/run"),
+    ("train", ("--output_dir", LONG), "cannot use xxx", "File name too long"),
+    ("train", "--resume nowhere", "nowhere holds no run to resume: last.ckpt and config.yaml are expected in it"),
+    ("train", "--resume file", "file holds no run to resume"),
+    ("train", "--resume run_without_config", "run_without_config holds no run to resume"),
+    (
+        "train",
+        "--resume run --optimizer.lr 0.2",
+        "optimizer.lr cannot change when a run is resumed; only data.download",
+    ),
+    ("train", "--resume run --config twice.yaml", "--config cannot change when a run is resumed"),
+    ("train", "--resume run_of_laughs", "run_of_laughs/config.yaml is no valid YAML", "alias *a is not taken"),
+    ("train", "--resume run_of_text", "run_of_text/last.ckpt is no MindSpore checkpoint"),
+    ("train", "--resume run_of_weights", "run_of_weights/last.ckpt holds weights alone", "use --init_checkpoint"),
+    # Evaluation
+    ("eval", "", "the following arguments are required: --checkpoint"),
+    ("eval", "--checkpont x", "--checkpoint"),
+    ("eval", "--checkpoint ''", "--checkpoint is empty, but must have a value"),
+    ("eval", "--checkpoint nowhere.ckpt", "the checkpoint nowhere.ckpt does not exist"),
+    ("eval", ("--checkpoint", "no\nwhere.ckpt"), r"the checkpoint no\nwhere.ckpt does not exist"),
+    ("eval", ("--checkpoint", LONG), "cannot use xxx", "File name too long"),
+    ("eval", "--checkpoint folder.ckpt", "the checkpoint folder.ckpt is no file"),
+    ("eval", "--checkpoint loop.ckpt", "the checkpoint loop.ckpt does not exist"),
+    ("eval", "--checkpoint dangling.ckpt", "the checkpoint dangling.ckpt does not exist"),
+    ("eval", "--checkpoint zero_bytes.ckpt", "the checkpoint zero_bytes.ckpt is empty"),
+    ("eval", "--checkpoint zeros.ckpt", "zeros.ckpt is no MindSpore checkpoint"),
+    ("eval", "--checkpoint flipped.ckpt", "flipped.ckpt is no MindSpore checkpoint, or it is truncated or damaged"),
+    ("eval", "--checkpoint text.ckpt", "text.ckpt is no MindSpore checkpoint"),
+    ("eval", "--checkpoint picture.ckpt", "picture.ckpt is no MindSpore checkpoint"),
+    ("eval", "--checkpoint 'ä b/truncated.ckpt'", "ä b/truncated.ckpt is no MindSpore checkpoint"),
+    ("eval", "--checkpoint sound.bin", "sound.bin has a name that does not end in .ckpt"),
+    ("eval", "--checkpoint foreign_texts.ckpt", "foreign_texts.ckpt", "are not those of this project"),
+    ("eval", "--checkpoint foreign_config.ckpt", "unknown key 'depth' in the stored config"),
+    ("eval", "--checkpoint other_classes.ckpt --dataset digits", "does not fit this network"),
+    (
+        "eval",
+        "--checkpoint other_classes.ckpt --dataset digits --network.binary false",
+        "linear.weight (7, 64) (the network has (10, 64))",
+    ),
+    ("eval", "--checkpoint sound.ckpt --num-classes 12", "linear.weight (10, 64) (the network has (12, 64))"),
+    ("eval", "--checkpoint sound.ckpt --num-classes 5", "--num-classes is 5, but digits has 10 classes"),
+    ("eval", "--checkpoint sound.ckpt --num-classes 0", "--num-classes is 0, but must be at least 1"),
+    ("eval", "--checkpoint sound.ckpt --num-classes 1000000000", "num_classes is 1000000000", "from 1 to 100000"),
+    ("eval", "--checkpoint sound.ckpt --num-classes ten", "--num-classes: invalid int value: 'ten'"),
+    ("eval", "--checkpoint sound.ckpt --smoothing 2", "--smoothing is 2.0, but must be at least 0 and less than 1"),
+    ("eval", "--checkpoint sound.ckpt --smoothing nan", "--smoothing is nan, but must be at least 0 and less than 1"),
+    ("eval", "--checkpoint sound.ckpt --image_size 1000000", "--image_size is 1000000, but must be 4 to 1024"),
+    ("eval", "--checkpoint sound.ckpt -b 0", "data.batch_size is 0, but must be greater than or equal to 1"),
+    ("eval", "--checkpoint sound.ckpt -b 1000000000", "data.batch_size is 1000000000, but must be less than"),
+    ("eval", "--checkpoint sound.ckpt --device_target GPU", "device GPU is not available here"),
+    ("eval", "--checkpoint sound.ckpt --dataset cifar10 --data_path nowhere", "CIFAR-10 is not complete at nowhere"),
+    (
+        "eval",
+        "--checkpoint sound.ckpt --dataset imagenet --data_path imagenet",
+        "linear.weight (10, 64) (the network has (4, 64))",
+    ),
+    # Export; what its child process refuses is in AS_PROCESS
+    ("export", "", "the following arguments are required: --checkpoint"),
+    ("export", "--checkpoint nowhere.ckpt", "the checkpoint nowhere.ckpt does not exist"),
+    ("export", "--checkpoint folder.ckpt", "the checkpoint folder.ckpt does not exist"),
+    ("export", "--checkpoint sound.ckpt --file_format TFLITE", "invalid choice: 'TFLITE'", "MINDIR"),
+    ("export", "--checkpoint sound.ckpt --batch_size 0", "--batch_size is '0', but must be dynamic or a whole number"),
+    ("export", "--checkpoint sound.ckpt --batch_size 1000000000", "--batch_size is '1000000000'", "from 1 to 1024"),
+    ("export", ("--checkpoint", "sound.ckpt", "--batch_size", LONG.replace("x", "9")), "--batch_size is '999", "1024"),
+    ("export", "--checkpoint sound.ckpt --batch_size many", "--batch_size is 'many'"),
+    ("export", "--checkpoint sound.ckpt --num-classes 0", "--num-classes is 0, but must be at least 1"),
+    ("export", "--checkpoint sound.ckpt --output file/net", "cannot write in the folder file", "Not a directory"),
+    ("export", "--checkpoint sound.ckpt --output loop/net", "cannot write in the folder loop", "symbolic links"),
+    ("export", "--checkpoint sound.ckpt --output ''", "--output is empty, but must have a value"),
+    ("export", "--checkpoint sound.ckpt --network.binary maybe", "network.binary is 'maybe', but must be a valid boo"),
+    # The paper's studies
+    ("paper", "", "the following arguments are required: NAME"),
+    ("paper", "table6", "invalid choice: 'table6'", "table1"),
+    ("paper", "table1 --seeds 0", "--seeds is 0, but must be 1 to 1000"),
+    ("paper", "table1 --seeds 1000000000", "--seeds is 1000000000, but must be 1 to 1000"),
+    ("paper", "table1 --seeds few", "--seeds: invalid int value: 'few'"),
+    ("paper", "table1 --epoch 3", "unknown argument '--epoch'", "did you mean --epochs?"),
+    ("paper", "table1 --epochs 0", "train.epochs is 0, but must be greater than or equal to 1"),
+    ("paper", "table1 --network.estimator ste", "--network.estimator cannot be given: it is what the runs"),
+    ("paper", "table1 --seed 3", "--seed cannot be given"),
+    ("paper", "figure4 --schedules.n.n_p 3", "--schedules.n.n_p cannot be given"),
+    ("paper", "table1 --data_path nowhere", "CIFAR-10 is not complete at nowhere"),
+    ("paper", "table5 --data_path nowhere", "ImageNet is not complete at nowhere", "give --data_path"),
+    ("paper", "table1 --dataset digits --data.batch_size 5000", "data.batch_size is 5000", "1437 training images"),
+    ("paper", "table1 --dry-run --dataset cifar1000", "unknown data set 'cifar1000'; allowed are"),
+    ("paper", "table5 --dry-run --dataset digits", "take images of 224x224, but those of digits are 32x32"),
+    ("paper", "table1 --dataset digits --output_dir file/out", "cannot write in the folder file/out"),
+    ("paper", "table1 --dataset digits --output_dir loop", "cannot write in the folder loop"),
+    ("paper", "figure1 --epochs 3", "figure1 trains nothing, so --train.epochs means nothing there"),
+    ("paper", "figure1 --seeds 2", "figure1 trains nothing, so --seeds means nothing there"),
+    ("paper", "figure1 --output_dir file/out", "cannot make the folder file/out"),
+    ("sine_module", "", "the following arguments are required: output"),
+    ("sine_module", "''", "output is empty, but must have a value"),
+    ("sine_module", ".", "cannot write .: it is a folder, give the name of a file"),
+    ("sine_module", "empty", "cannot write empty: it is a folder, give the name of a file"),
+    ("sine_module", "nowhere/x.png", "cannot write nowhere/x.png: No such file or directory"),
+    ("sine_module", "file/x.png", "cannot write file/x.png: Not a directory"),
+    ("sine_module", ("a\0b.png",), r"cannot write a\x00b.png: embedded null byte"),
+    ("sine_module", (LONG,), "cannot use xxx", "File name too long"),
+    # Summary
+    ("summary", "", "the following arguments are required: NAME"),
+    ("summary", "resnet19", "unknown network 'resnet19'", "allowed are alexnet"),
+    ("summary", "resnet20 --fullprecision", "unrecognized arguments: --fullprecision"),
+    ("summary", "resnet20 --input 0 32 32", "the input is 0 32 32, but must be three numbers of at least 1"),
+    ("summary", "resnet20 --input 3 32 -1", "the input is 3 32 -1, but must be three numbers of at least 1"),
+    ("summary", "resnet20 --input 0", "--input: expected 3 arguments"),
+    ("summary", "resnet20 --input 3 100000 100000", "the input is 3 100000 100000", "a product of at most 3,145,728"),
+    ("summary", "resnet20 --input 3000000 1 1", "in_channels is 3000000, but must be an integer from 1 to 1024"),
+    ("summary", "resnet20 --num_classes 0", "--num_classes is 0, but must be at least 1"),
+    ("summary", "resnet20 --num_classes 1000000000", "num_classes is 1000000000", "from 1 to 100000"),
+    ("summary", "resnet20 --num_classes ten", "--num_classes: invalid int value: 'ten'"),
+    ("summary", "vgg_small --input 3 64 64", "the images are 64x64, but this network takes 32x32 alone"),
+    ("summary", "resnet18_cifar --input 3 33 33", "does not take an input of 3x33x33", "multiples of 8"),
+    # Several workers
+    ("distribute", "--workers 0", "--workers is 0, but must be 1 to 256"),
+    ("distribute", "--workers 1000000000", "--workers is 1000000000, but must be 1 to 256"),
+    ("distribute", "--workers two", "--workers: invalid int value: 'two'"),
+    ("distribute", "--workers", "--workers: expected one argument"),
+    ("distribute", "--device_target TPU", "invalid choice: 'TPU'", "'CPU', 'GPU', 'Ascend'"),
+    ("distribute", "--master_port 80", "--master_port is 80, but must be 1024 to 65535"),
+    ("distribute", "--master_port 70000", "--master_port is 70000, but must be 1024 to 65535"),
+    ("distribute", "--master_port -1", "--master_port is -1, but must be 1024 to 65535"),
+    ("distribute", "--master_port PORT", "--master_port is PORT, but something else listens there; choose another"),
+    ("distribute", "--log_dir file", "--log_dir is file, but nothing can be written there"),
+    ("distribute", "--log_dir file/logs", "--log_dir is file/logs, but nothing can be written there"),
+    ("distribute", "--log_dir loop", "--log_dir is loop, but nothing can be written there"),
+    ("distribute", "--log_dir ''", "--log_dir is empty, but must have a value"),
+    ("distribute", "--log_dir logs_in_use", "--log_dir is logs_in_use, where another run is writing"),
+]
+
+AS_PROCESS = [
+    ("train", "--epochs -1", "train.epochs is -1, but must be greater than or equal to 1"),
+    ("train", "--config laughs.yaml", "alias *a is not taken here, write its value out"),
+    ("train", "--config deep.yaml", "deep.yaml is no valid YAML: it is nested too deeply"),
+    ("train", "--config /dev/zero", "/dev/zero is no config: it has more than 100,000 bytes"),
+    ("train", "--resume 'ä b'", "ä b holds no run to resume"),
+    ("train", (b"--config", b"\xff\n.yaml"), r"cannot read the config \udcff\n.yaml: no such file"),
+    ("train", f"{ON_DIGITS} --init_checkpoint truncated.ckpt", "truncated.ckpt is no MindSpore checkpoint"),
+    ("train", f"{ON_DIGITS} --device_target GPU", "device GPU is not available here"),
+    ("eval", "--checkpoint x.ckpt --smoothing 2", "--smoothing is 2.0, but must be at least 0 and less than 1"),
+    ("eval", "--checkpoint picture.ckpt", "picture.ckpt is no MindSpore checkpoint, or it is truncated or damaged"),
+    ("export", "--checkpoint nowhere.ckpt", "the checkpoint nowhere.ckpt does not exist"),
+    (
+        "export",
+        "--checkpoint sound.ckpt --file_format AIR --batch_size 1 --output out/net",
+        "AIR files can be written on a host with Ascend alone",
+    ),
+    ("export", "--checkpoint other_classes.ckpt --dataset digits --file_format ONNX", "does not fit this network"),
+    ("paper", "table6", "invalid choice: 'table6'"),
+    ("paper", "table1 --data_path nowhere", "CIFAR-10 is not complete at nowhere"),
+    ("sine_module", "nowhere/x.png", "cannot write nowhere/x.png: No such file or directory"),
+    ("summary", "resnet20 --input 3 100000 100000", "the input is 3 100000 100000", "a product of at most 3,145,728"),
+    ("run_standalone_train.sh", "--config unknown.yaml", "unknown key 'optimizer.wieght_decay' in unknown.yaml"),
+    ("run_standalone_train.sh", "--output_dir ''", "--output_dir is empty, but must have a value"),
+    ("run_standalone_train.sh", "--lr 0.1", "unknown argument '--lr'", "did you mean --optimizer.lr?"),
+    ("run_eval.sh", "", "the following arguments are required: --checkpoint"),
+    ("run_export.sh", "--checkpoint 'ä b'", "the checkpoint ä b does not exist"),
+    ("run_distribute_train.sh", "--workers 0", "--workers is 0, but must be 1 to 256"),
+    ("run_distribute_train.sh", "--master_port PORT", "--master_port is PORT, but something else listens there"),
+    ("run_distribute_train.sh", "--log_dir 'ä b/file'", "--log_dir is ä b/file, but nothing can be written there"),
+]
+
+CALLS = [
+    (lambda: create_estimator("fdaa"), "unknown estimator 'fdaa' (did you mean 'fda'?); allowed are approx_sign"),
+    (lambda: create_estimator(5), "unknown estimator 5; allowed are"),
+    (lambda: create_estimator(""), "unknown estimator ''; allowed are approx_sign, clipped_ste, dsq, ede, fda, rbnn"),
+    (lambda: create_estimator("ste", omega=0.1), "unknown option 'omega' of estimator 'ste'; allowed: none"),
+    (lambda: create_estimator(None, omega=0.1), "options ['omega'] go with an estimator's name, not with None"),
+    (lambda: create_estimator("fda", omga=0.1), "unknown option 'omga' of estimator 'fda' (did you mean 'omega'?)"),
+    (lambda: create_estimator("fda", n=10**9), "n is 1000000000, but must be an integer from 0 to 1000"),
+    (lambda: create_estimator("fda", n=-1), "n is -1, but must be an integer from 0 to 1000"),
+    (lambda: create_estimator("fda", n=1.5), "n is 1.5, but must be an integer from 0 to 1000"),
+    (lambda: create_estimator("fda", n=True), "n is True, but must be an integer"),
+    (lambda: create_estimator("fda", omega=math.nan), "omega is nan, but must be a finite number greater than 0"),
+    (lambda: create_estimator("fda", omega=10**400), "omega is 1000", "a finite number greater than 0"),
+    (lambda: create_estimator("fda", omega=1e-300), "omega is 1e-300, but must be a finite number greater than 0"),
+    (lambda: create_estimator("fda", omega="wide"), "omega is 'wide', but must be a finite number greater than 0"),
+    (lambda: create_estimator("fda", clip=True), "clip is True, but must be None or a finite number"),
+    (lambda: create_estimator("fda", clip=-1.0), "clip is -1.0, but must be None or a finite number greater than 0"),
+    (lambda: create_estimator("fda", clip=math.nan), "clip is nan, but must be None or a finite number"),
+    (lambda: create_estimator("swish_sign", beta=0), "beta is 0, but must be a finite number greater than 0"),
+    (lambda: create_estimator("dsq", alpha=math.nan), "alpha is nan, but must be a number between 0 and 1"),
+    (lambda: create_estimator("dsq", alpha=1), "alpha is 1, but must be a number between 0 and 1"),
+    (lambda: create_estimator("ede", t_min=0), "t_min is 0, but must be a finite number greater than 0"),
+    (
+        lambda: create_estimator("ede", t_min=1.0, t_max=0.5),
+        "t_max is 0.5, but must be a finite number of at least t_min, 1",
+    ),
+    (lambda: create_estimator("rbnn", t_max=math.inf), "t_max is inf, but must be a finite number"),
+    (lambda: create_estimator("reste", o_end=0.5), "o_end is 0.5, but must be a finite number of at least 1"),
+    (
+        lambda: NoiseAdaptation(16, eta="sin"),
+        "unknown eta 'sin' (did you mean 'sine'?); allowed are linear, none, sine",
+    ),
+    (lambda: NoiseAdaptation(0), "dimension is 0, but must be an integer of at least 1"),
+    (lambda: NoiseAdaptation(2.5), "dimension is 2.5, but must be an integer of at least 1"),
+    (lambda: NoiseAdaptation(16, reduction=0), "reduction is 0, but must be an integer of at least 1"),
+    (lambda: NoiseAdaptation(16, amplitude=math.nan), "amplitude is nan, but must be a finite number"),
+    (lambda: AnnealedNoise(NoiseAdaptation(16), alpha=math.nan), "alpha is nan, but must be a finite number"),
+    (
+        lambda: ActivationSign("fda"),
+        "estimator is 'fda', but must be an Estimator, as create_estimator('fda') makes it",
+    ),
+    (lambda: DoReFaWeight(None), "estimator is None, but must be an Estimator"),
+    (
+        lambda: LibraWeight(create_estimator("ste"), scale_in_gradient="no"),
+        "scale_in_gradient is 'no', but must be True",
+    ),
+    (lambda: BinaryConv2d(0, 6, 3), "in_channels is 0, but must be an integer of at least 1"),
+    (lambda: BinaryConv2d(4, -6, 3), "out_channels is -6, but must be an integer of at least 1"),
+    (lambda: BinaryConv2d(4, 6, (3, 3)), "kernel_size is (3, 3), but must be an integer of at least 1"),
+    (lambda: BinaryConv2d(4, 6, 3, stride=0), "stride is 0, but must be an integer of at least 1"),
+    (lambda: BinaryConv2d(4, 6, 3, padding=-1), "padding is -1, but must be an integer of at least 0"),
+    (lambda: BinaryConv2d(4, 6, 3, groups=3), "groups is 3, but must be a divisor of the channels 4 and 6"),
+    (lambda: BinaryConv2d(4, 6, 3, groups=0), "groups is 0, but must be a divisor of the channels 4 and 6"),
+    (lambda: BinaryConv2d(4, 6, 3, weight_init="he"), "unknown weight init 'he'", "allowed are he_normal, uniform"),
+    (lambda: BinaryDense(0, 6), "in_channels is 0, but must be an integer of at least 1"),
+    (lambda: BinaryDense(4, 6.0), "out_channels is 6.0, but must be an integer of at least 1"),
+    (lambda: Binarization(estimator="fdaa").conv(4, 6, 3), "unknown estimator 'fdaa'"),
+    (
+        lambda: Binarization(weight_quantizer="dorfa").conv(4, 6, 3),
+        "unknown weight quantizer 'dorfa' (did you mean 'dorefa'",
+    ),
+    (lambda: Binarization(estimator_options=0.1), "estimator_options is 0.1, but must be options by their names"),
+    (lambda: Binarization(noise_options=[("eta", "sine")]), "noise_options is [('eta', 'sine')], but must be options"),
+    (lambda: Binarization(noise_adaptation="no"), "noise_adaptation is 'no', but must be True or False"),
+    (
+        lambda: schedules.number_of_terms(4),
+        "setting of n is 4, but must be 1 (fixed), 2 (1 to n_p) or 3 (n_s to 2 n_s)",
+    ),
+    (lambda: schedules.number_of_terms(3, n_s=0), "n_s is 0, but must be an integer of at least 1"),
+    (lambda: schedules.number_of_terms(2, n_p=1.5), "n_p is 1.5, but must be an integer of at least 1"),
+    (lambda: schedules.cosine(math.nan), "start is nan, but must be a finite number"),
+    (lambda: schedules.tabulate(schedules.cosine(0.1), 0), "steps is 0, but must be an integer of at least 1"),
+    (
+        lambda: schedules.attach(create_model("resnet20"), {}, None),
+        "no schedule for 'n', which this network's layers follow",
+    ),
+    (lambda: create_model("resnet21"), "unknown network 'resnet21' (did you mean 'resnet2", "allowed are alexnet"),
+    (lambda: create_model("resnet20", num_classes=0), "num_classes is 0, but must be an integer from 1 to 100000"),
+    (lambda: create_model("resnet20", num_classes=10.0), "num_classes is 10.0, but must be an integer from 1"),
+    (lambda: create_model("resnet20", num_classes=True), "num_classes is True, but must be an integer from 1"),
+    (
+        lambda: create_model("resnet20", num_classes=10**9),
+        "num_classes is 1000000000, but must be an integer from 1 to 1000",
+    ),
+    (lambda: create_model("resnet20", in_channels=-3), "in_channels is -3, but must be an integer from 1 to 1024"),
+    (lambda: create_model("resnet20", pretrained=True), "no pretrained weights for 'resnet20'", "train with train.py"),
+    (lambda: create_model("resnet20", binary="no"), "binary is 'no', but must be True or False"),
+    (lambda: create_model("resnet20", options=3), "options is 3, but must be options by their names"),
+    (
+        lambda: create_model("resnet20", options={"prelu": False}),
+        "unknown option 'prelu' of network 'resnet20'; allowed: none",
+    ),
+    (lambda: create_model("resnet18", options={"prelu": 1}), "prelu is 1, but must be true or false"),
+    (lambda: create_model("resnet20", estimator_options={"omga": 1}), "unknown option 'omga'", "did you mean 'omega'"),
+    (lambda: create_model("resnet20", weight_estimator="sted"), "unknown estimator 'sted'"),
+    (
+        lambda: create_model("resnet20", weight_estimator_options={"omega": 1}),
+        "go with a weight_estimator, and there is none",
+    ),
+    (lambda: create_model("resnet20", weight_quantizer="xnr", binary=False), "unknown weight quantizer 'xnr'"),
+    (
+        lambda: create_model("resnet20", weight_init="normal"),
+        "unknown weight init 'normal' (did you mean 'he_normal'?)",
+    ),
+    (lambda: create_model("resnet20", noise_options={"eta": "sin"}, noise_adaptation=False), "unknown eta 'sin'"),
+    (lambda: create_model("resnet20", noise_options=3), "noise_options is 3, but must be options by their names"),
+    (lambda: mindspore_hub_conf.create_network("resnet"), "unknown network 'resnet'", "allowed are alexnet"),
+    (
+        lambda: mindspore_hub_conf.create_network("resnet20", num_classes=-1),
+        "num_classes is -1, but must be an integer from 1 to 100000",
+    ),
+    (
+        lambda: summarize(create_model("resnet20", binary=False), (1, 32, 32)),
+        "the network does not take an input of 1x32x32",
+    ),
+    (
+        lambda: summarize(create_model("resnet20", binary=False), (3, 10**5, 10**5)),
+        "the input is 3 100000 100000",
+        "product",
+    ),
+    (
+        lambda: summarize(create_model("resnet20", binary=False), (32, 32)),
+        "the input is 32 32, but must be three numbers",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return damaged.write_all(tmp_path_factory.mktemp("bad"))
+
+
+@pytest.fixture(scope="module")
+def port(folder):
+    """A port in use; and `logs_in_use` is a folder where another run writes."""
+    (folder / "logs_in_use").mkdir()
+    (folder / "logs_in_use/worker_0.log").write_text("of a run that goes on")
+    with socket.create_server(("127.0.0.1", 0)) as server, (folder / "logs_in_use/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield str(server.getsockname()[1])
+
+
+def content(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of each file, and the names of folders and links."""
+    found = {}
+    for path in folder.rglob("*"):
+        stat = path.lstat()
+        written = path.is_file() and stat.st_size > 0  # a lock file may be opened
+        found[str(path)] = (stat.st_size, stat.st_mtime_ns) if written else (0, 0)
+    return found
+
+
+def words(arguments: str | tuple, port: str) -> list:
+    if isinstance(arguments, tuple):
+        return list(arguments)
+    return shlex.split(arguments.replace("PORT", port))
+
+
+def assert_one_sentence(stderr: str, stdout: str, says: tuple[str, ...], port: str) -> None:
+    said = re.sub(r"[^\n]*\r[^\n]*\n?", "", re.sub(MINDSPORE_AT_EXIT, "", stderr))  # without a progress bar
+    assert said.startswith("error: ") and said.endswith("\n") and said.count("\n") == 1, stderr
+    assert len(said) < 1000
+    assert "Traceback" not in stdout
+    for text in says:
+        assert text.replace("PORT", port) in said
+
+
+def rows(table: list[tuple]) -> pytest.MarkDecorator:
+    ids = [f"{door}: {says[0]}" for door, _, *says in table]
+    return pytest.mark.parametrize(("door", "arguments", "says"), [(d, a, tuple(s)) for d, a, *s in table], ids=ids)
+
+
+@rows(IN_PROCESS)
+def test_a_door_refuses_at_once_in_one_sentence(door, arguments, says, folder, port, monkeypatch, capfd):
+    def forbidden(*arguments, **options):
+        pytest.fail("bad input got as far as something expensive")
+
+    main = importlib.import_module(MAINS[door]).main
+    before = content(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(Trainer, "fit", forbidden)
+    monkeypatch.setattr(nn.Cell, "compile", forbidden)
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
+    code = doors.run(main, words(arguments, port))
+    captured = capfd.readouterr()
+    assert code == 2, captured.err
+    assert_one_sentence(captured.err, captured.out, says, port)
+    assert content(folder) == before
+
+
+@rows(AS_PROCESS)
+def test_a_door_refuses_as_a_process(door, arguments, says, folder, port):
+    before = content(folder)
+    done = run(door, words(arguments, port), folder)
+    assert done.returncode == 2, done.stderr
+    assert_one_sentence(done.stderr, done.stdout, says, port)
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize(("call", "says"), [(call, says) for call, *says in CALLS], ids=[row[1] for row in CALLS])
+def test_a_call_refuses_in_one_sentence(call, says):
+    with pytest.raises((ValueError, TypeError)) as refusal:
+        call()
+    message = str(refusal.value)
+    assert "\n" not in message
+    for text in says:
+        assert text in message
+
+
+@pytest.mark.parametrize(
+    ("door", "arguments"),
+    [
+        ("train", "--epochs -1 --traceback"),
+        ("run_eval.sh", "--checkpoint sound.ckpt --smoothing 2 --traceback"),
+        ("export", "--checkpoint text.ckpt --file_format MINDIR --traceback"),
+    ],
+)
+def test_a_traceback_comes_before_the_sentence_when_asked_for(door, arguments, folder):
+    done = run(door, shlex.split(arguments), folder)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def run(door: str, arguments: list, folder: Path) -> subprocess.CompletedProcess:
+    """The finished process, which had `SECONDS` and `BYTES`."""
+    return subprocess.run(
+        [*PROCESSES[door], *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES)),
+    )
