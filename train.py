@@ -112,6 +112,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, bool, bool]:
         folder = Path(arguments.resume)
         return resumed(folder, arguments.config, overrides), folder, True, arguments.check_data
     config = load_config(arguments.config, overrides)
+    config.require_sinking()
     folder = Path(config.output_dir)
     if (folder / LAST).exists():
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --output_dir")
@@ -126,7 +127,9 @@ def resumed(folder: Path, config_file: str | None, overrides: dict[str, Any]) ->
     if config_file or changed:
         what = "--config" if config_file else ", ".join(changed)
         raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
-    return load_config(folder / CONFIG, overrides)
+    config = load_config(folder / CONFIG, overrides)
+    config.require_sinking()
+    return config
 
 
 if __name__ == "__main__":

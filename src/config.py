@@ -25,6 +25,7 @@ RESUMABLE = {
     "runtime.device_target",
     "runtime.distribute",
     "train.save_every_steps",
+    "train.sink_size",
 }
 
 
@@ -129,6 +130,7 @@ class TrainSection(Section):
     epochs: Positive
     steps_per_epoch: Positive | None
     save_every_steps: Positive | None
+    sink_size: Positive | None
 
     def steps(self, available: int) -> int:
         """Of an epoch, of which the data give `available`."""
@@ -158,6 +160,19 @@ class Config(Section):
                 f"train.epochs, which is {self.train.epochs}"
             )
         return self
+
+    def require_sinking(self) -> None:
+        """UserError if data shall be sunk where the framework cannot. For training alone: a checkpoint that was made
+        with data sinking is evaluated and exported anywhere."""
+        for key, value, allowed in (
+            ("runtime.device_target", self.runtime.device_target, ("GPU", "Ascend")),
+            ("runtime.mode", self.runtime.mode, ("graph",)),
+        ):
+            if self.train.sink_size and value not in allowed:
+                raise UserError(
+                    f"train.sink_size is {self.train.sink_size}, but {key} is {value}, for which there is no data "
+                    f"sinking: leave train.sink_size null, or choose {' or '.join(allowed)}"
+                )
 
     @property
     def has_noise(self) -> bool:

@@ -15,5 +15,6 @@ class InputPrecision(nn.Cell):
         # By these flags MindSpore's mixed precision tells a Cell to cast its inputs and its parameters.
         precision = {"fp16", "bf16", "fp32"} & flags.keys()
         if precision:
-            self.mixed_precision_type = MixedPrecisionType.NOTSET  # in PyNative mode None is the type of the cell around
+            # In PyNative mode None would stand for the type of the cell around.
+            self.mixed_precision_type = MixedPrecisionType.NOTSET
         return super().add_flags(**{name: on for name, on in flags.items() if name not in precision})

@@ -15,7 +15,8 @@ from src.binary import BinaryLayer
 from src.files import write_beside, write_text
 from src.run_folder import BEST, CURVES, LAST, METRICS
 from src.training.evaluation import evaluate
-from src.training.trainer import Callback, StepResult, Trainer
+from src.training.step import StepResult
+from src.training.trainer import Callback, Trainer
 
 
 class ProgressBar(Callback):
@@ -39,7 +40,7 @@ class ProgressBar(Callback):
         rate = (trainer.progress.step - self.first_step) * self.images_per_step / (time.perf_counter() - self.started)
         scheduled = "".join(f", {name} {trainer.schedule(name):.4g}" for name in trainer.experiment.tables)
         self.bar.set_postfix_str(f"loss {result.loss:.3f}, {rate:.0f} images/s{scheduled}", refresh=False)
-        self.bar.update()
+        self.bar.update(result.steps)
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         self.bar.close()
@@ -93,7 +94,8 @@ def binary_signs(trainer: Trainer) -> np.ndarray:
 
 
 class ReplacedImages(Callback):
-    """Adds how many training images of the epoch could not be decoded and were replaced by others, on this worker."""
+    """Adds how many training images of the epoch could not be decoded and were replaced by others, on this worker; None
+    where data sinking hides it."""
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         row["replaced_images"] = trainer.experiment.data.replaced

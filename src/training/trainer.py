@@ -1,6 +1,7 @@
 """The loop: epochs, steps, and the moments at which callbacks act."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from src import checkpoints
 from src.errors import UserError
 from src.experiment import Experiment
+from src.training import sink
 from src.training.distribution import Workers
-from src.training.step import TrainStep
+from src.training.step import StepResult, TrainStep, results
 
 
 class Diverged(UserError):
@@ -38,15 +40,6 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics an epoch
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What one step reported, on the host."""
-
-    loss: float
-    gradient_norm: float
-    applied: bool
-
-
 class Callback:
     """Something that acts at moments of training. Each does one thing."""
 
@@ -54,7 +47,8 @@ class Callback:
 
     def on_epoch_begin(self, trainer: "Trainer") -> None: ...
 
-    def on_step_end(self, trainer: "Trainer", result: StepResult) -> None: ...
+    def on_step_end(self, trainer: "Trainer", result: StepResult) -> None:
+        """After every step, or with data sinking after every few; `result.steps` says how many."""
 
     def on_epoch_end(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """`row`: the epoch's metrics; add to it."""
@@ -91,6 +85,8 @@ class Trainer:
         self.step = TrainStep(
             experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
         )
+        if experiment.config.train.sink_size:
+            self.step = sink.SunkSteps(self.step)
 
     def schedule(self, name: str, last: bool = False) -> float:
         """One of the experiment's tables, "lr" or "n", at the step that comes next, or at the `last` one taken."""
@@ -153,15 +149,13 @@ class Trainer:
         self._each("on_epoch_begin")
         self.step.set_train()
         if progress.step < experiment.steps_per_epoch:
-            for images, labels in experiment.data.train(progress.epoch, progress.step, experiment.steps_per_epoch):
-                loss, norm, finite = self.step(images, labels)
-                result = StepResult(float(loss.asnumpy()), float(norm.asnumpy()), bool(finite.asnumpy()))
+            for result in self._results():
                 self._account(result)
                 self._each("on_step_end", result)
                 # Not kept in stop_signal: a signal that comes in this very moment would be overwritten.
                 stop = self.workers.agree_on_signal(self.stop_signal)
                 every = experiment.config.train.save_every_steps
-                if stop or (every and progress.step % every == 0):
+                if stop or (every and progress.step // every > (progress.step - result.steps) // every):
                     # One worker's file is what all go on from: without the mean, the others' statistics would be lost.
                     self.workers.average_statistics(experiment.network)
                     self._each("on_checkpoint")
@@ -175,23 +169,27 @@ class Trainer:
         progress.skipped = 0
         self._each("on_epoch_end", row)
 
+    def _results(self) -> Iterator[StepResult]:
+        """Takes the rest of the epoch's steps."""
+        data, sink_size = self.experiment.data, self.experiment.config.train.sink_size
+        rest = self.progress.epoch, self.progress.step, self.experiment.steps_per_epoch
+        if sink_size is None:
+            return results(self.step, data.train(*rest))
+        return sink.results(self.step, data.train_pipeline(*rest), rest[2] - rest[1], sink_size)
+
     def _account(self, result: StepResult) -> None:
-        progress, scaler = self.progress, self.experiment.scaler
-        number = progress.epoch * self.experiment.steps_per_epoch + progress.step + 1
-        overflowed = not result.applied and scaler is not None and float(scaler.scale_value) > 1
-        if not overflowed and not (math.isfinite(result.loss) and result.applied):
-            what = "loss" if not math.isfinite(result.loss) else "gradient"
+        progress = self.progress
+        progress.step += result.steps
+        progress.skipped += result.skipped
+        progress.loss_sum += result.loss_sum
+        progress.norm_sum += result.norm_sum
+        if result.broken:
+            number = progress.epoch * self.experiment.steps_per_epoch + progress.step + 1
             raise Diverged(
-                f"the {what} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
+                f"the {result.broken} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
                 f"{progress.step + 1}): lower optimizer.lr or resume from the last checkpoint with another "
                 "recipe"
             )
-        progress.step += 1
-        if overflowed:
-            progress.skipped += 1
-        else:
-            progress.loss_sum += result.loss
-            progress.norm_sum += result.gradient_norm
 
     def _row(self) -> dict[str, Any]:
         """The epoch's own metrics; learning rate and schedules are those of its last step."""
