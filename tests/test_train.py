@@ -131,6 +131,12 @@ def refused(capsys, *argv) -> str:
         (("--amp_level", "O1"), "amp.level is 'O1'"),
         (("--mode", "fast"), "runtime.mode is 'fast'"),
         (("--device_target", "TPU"), "runtime.device_target is 'TPU'"),
+        (("--train.sink_size", 0), "train.sink_size is 0"),
+        (("--train.sink_size", 10), "train.sink_size is 10, but runtime.device_target is CPU"),
+        (
+            ("--train.sink_size", 10, "--device_target", "GPU", "--mode", "pynative"),
+            "train.sink_size is 10, but runtime.mode is pynative",
+        ),
         (("--epochs",), "expected one argument"),
         (("--schedules.n.setting", "4"), "schedules.n.setting is 4"),
         (("--network.estimator_options.omega",), "needs a value"),
