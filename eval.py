@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
     runtime.prepare_environment()
 
+    from mindspore import amp
+
     from src import checkpoints, experiment
     from src.training.evaluation import evaluate
 
@@ -60,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--num-classes is {num_classes}, but {data.name} has {data.num_classes} classes")
     experiment.require_same_classes(experiment.preprocessing_of(config, checkpoint), data, arguments.checkpoint)
     network = experiment.trained_network(config, checkpoint, num_classes, arguments.image_size)
+    amp.auto_mixed_precision(network, config.amp.level)  # as in the run, whose own figures these then are
     if arguments.check_data:
         print(f"{data.check()} pictures can be decoded")
     result = evaluate(network, data.test(), num_classes, arguments.smoothing)

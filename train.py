@@ -164,6 +164,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     if arguments.from_epoch is not None:
         raise UserError(f"--from_epoch is {arguments.from_epoch}, but goes with --resume DIR alone")
     config = load_config(arguments.config, overrides)
+    config.require_sinking()
     require_no_run(Path(config.output_dir))
     require_writable(Path(config.output_dir))
     return config, arguments
@@ -191,7 +192,9 @@ def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Co
         )
     require_writable(folder)
     one_worker = {} if arguments.distribute else {"runtime.distribute": False}
-    return load_config(folder / CONFIG, {**one_worker, **overrides, "output_dir": str(folder)})
+    config = load_config(folder / CONFIG, {**one_worker, **overrides, "output_dir": str(folder)})
+    config.require_sinking()
+    return config
 
 
 if __name__ == "__main__":

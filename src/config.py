@@ -37,6 +37,7 @@ RESUMABLE = {
     "train.save_every_steps",
     "train.keep",
     "train.on_write_error",
+    "train.sink_size",
 }
 
 LARGEST_FILE = 100_000  # bytes of a config
@@ -165,6 +166,7 @@ class TrainSection(Section):
     save_every_steps: Positive | None
     keep: Positive
     on_write_error: Literal["stop", "go_on"]
+    sink_size: Positive | None
 
     def steps(self, available: int) -> int:
         """Of an epoch, of which the data give `available`."""
@@ -203,6 +205,19 @@ class Config(Section):
                 f"train.epochs, which is {self.train.epochs}"
             )
         return self
+
+    def require_sinking(self) -> None:
+        """UserError if data shall be sunk where the framework cannot. For training alone: a checkpoint that was made
+        with data sinking is evaluated and exported anywhere."""
+        for key, value, allowed in (
+            ("runtime.device_target", self.runtime.device_target, ("GPU", "Ascend")),
+            ("runtime.mode", self.runtime.mode, ("graph",)),
+        ):
+            if self.train.sink_size and value not in allowed:
+                raise UserError(
+                    f"train.sink_size is {self.train.sink_size}, but {key} is {value}, for which there is no data "
+                    f"sinking: leave train.sink_size null, or choose {' or '.join(allowed)}"
+                )
 
     @property
     def has_noise(self) -> bool:

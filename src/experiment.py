@@ -203,8 +203,7 @@ def build(config: Config, worker: Worker) -> Experiment:
         )
     optimizer = create_optimizer(config, network, steps_per_epoch, worker.size)
     followed = schedules.attach(network, build_tables(config, steps), optimizer.global_step, steps)
-    if config.amp.level != "O0":
-        amp.auto_mixed_precision(network, config.amp.level)
+    amp.auto_mixed_precision(network, config.amp.level)
     scaler = {"none": lambda: None, "dynamic": lambda: amp.DynamicLossScaler(2**15, 2, 1000)}.get(
         config.amp.loss_scale, lambda: amp.StaticLossScaler(config.amp.loss_scale)
     )()

@@ -13,9 +13,10 @@ Forward, for every estimator: +1 where t > 0, else -1. It is never 0: a packed b
 import math
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 
 from src.binary import fourier
+from src.binary.precision import InputPrecision
 from src.binary.registry import LARGEST_NUMBER, build, is_number, require, require_integer
 from src.binary.schedules import Schedule, ScheduledValue, accelerate, log_spaced
 
@@ -33,7 +34,7 @@ def sign(t):
     return ops.cast(ops.cast(positive, ms.float32) * 2 - 1, t.dtype)
 
 
-class Surrogate(nn.Cell):
+class Surrogate(InputPrecision):
     """sign(t) forward, derivative(t, state) times the incoming gradient backward.
 
     `state` is a float32 Tensor of shape () that may change from step to step, an input so that nothing recompiles;
@@ -47,10 +48,6 @@ class Surrogate(nn.Cell):
 
     def __init__(self):  # without nn.Cell's own arguments, which are no options of an estimator
         super().__init__()
-
-    def add_flags(self, **flags):
-        # Mixed precision ends here: in graph mode it would compute the derivative in float16, with poles around t = 0.
-        return super().add_flags(**{name: on for name, on in flags.items() if name not in ("fp16", "bf16", "fp32")})
 
     def derivative(self, t, state):
         """The surrogate of d sign/dt at float32 `t`, the same shape."""
@@ -288,7 +285,7 @@ def _positive(value) -> bool:
     return is_number(value) and value > 1 / LARGEST_NUMBER
 
 
-class Estimator(nn.Cell):
+class Estimator(InputPrecision):
     """sign(t) with a surrogate gradient: Tensor of any shape and float dtype to Tensor of the same.
 
     The gradient is computed in float32 and returned in the dtype of the input.

@@ -16,6 +16,7 @@ from mindspore.common.initializer import HeNormal, HeUniform, Initializer, initi
 
 from src.binary.estimators import create_estimator
 from src.binary.noise_adaptation import AnnealedNoise, NoiseAdaptation
+from src.binary.precision import InputPrecision
 from src.binary.quantizers import WEIGHT_QUANTIZERS, ActivationSign
 from src.binary.registry import build, lookup, require, require_integer, require_options
 
@@ -32,7 +33,7 @@ def create_weight_init(name: str) -> Initializer:
     return lookup("weight init", WEIGHT_INITS, name)()
 
 
-class BinaryLayer(nn.Cell):
+class BinaryLayer(InputPrecision):
     """y = operation(Q_a(x), Q_w(w)): what binary layers share. A subclass sets `operation`.
 
     Args:
@@ -63,7 +64,7 @@ class BinaryLayer(nn.Cell):
     def construct(self, x):
         if self.activation_quantizer is not None:
             x = self.activation_quantizer(x)
-        return self.operation(x, self.quantized_weight())
+        return self.operation(x, ops.cast(self.quantized_weight(), x.dtype))
 
 
 class BinaryConv2d(BinaryLayer):

@@ -7,16 +7,17 @@ networks of 16 or 32 channels; W1 and W2 start from a normal distribution of mea
 """
 
 import mindspore as ms
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, ops
 from mindspore.common.initializer import Normal, initializer
 
+from src.binary.precision import InputPrecision
 from src.binary.registry import lookup, require_integer, require_number
 from src.binary.schedules import ScheduledValue
 
 ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
 
 
-class NoiseAdaptation(nn.Cell):
+class NoiseAdaptation(InputPrecision):
     """e(t) = ReLU(t W1) W2 + eta(t), Eq. 13; eta(t) = a sin(t) ("sine"), a t ("linear") or 0 ("none").
 
     Args:
@@ -61,7 +62,7 @@ class NoiseAdaptation(nn.Cell):
         return e
 
 
-class AnnealedNoise(nn.Cell):
+class AnnealedNoise(InputPrecision):
     """binary + alpha e(t), Eq. 14; alpha is a scheduled value.
 
     Args:

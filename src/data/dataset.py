@@ -73,16 +73,18 @@ class Dataset:
         self.rank = rank
         self.size = size
         self.requested: list[int] = []
-        self.delivered: list[int] = []
+        self.delivered: list[int] | None = []  # None: a device took them
         self.found = self._stamps()
 
     @property
-    def replaced(self) -> int:
+    def replaced(self) -> int | None:
         """How many training images of the epoch under way could not be decoded, so that others came in their place:
-        those that were requested before the last good one, or of a whole epoch all.
+        those that were requested before the last good one, or of a whole epoch all. None after `train_pipeline`.
 
         The engine delivers good images in the order of its requests, and others once more between them or at the end.
         """
+        if self.delivered is None:
+            return None
         delivered = set(self.delivered)
         place = {index: number for number, index in enumerate(list(self.requested))}
         reach = max((place[index] for index in delivered), default=-1) + 1
@@ -156,21 +158,21 @@ class Dataset:
         Raises:
             UserError: the files are not the ones that were found at first.
         """
-        self.require_unchanged()
-        engine.config.set_seed((self.seed * 1_000_003 + epoch) % 2**31)
-        rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
-        transforms = self.source.plain(self.image_size)
-        if self.augment:
-            transforms = self.source.augmentation() or transforms
-        batches = self._batches(rows, transforms, drop_remainder=True)
-        if stop is not None:
-            batches = batches.take(stop)
-        engine.config.set_error_samples_mode(ErrorSamples.REPLACE)
+        batches = self._train_batches(epoch, stop)
+        self.delivered = []
         if not self.source.indexed:
             return self._read(batches.skip(skip) if skip else batches, "train", [])
-        self.requested, self.delivered = rows.source.requested, []
         # What is skipped here is counted too, so that a resumed epoch tells the same as a whole one.
         return itertools.islice(self._read(batches, "train", self.delivered), skip, None)
+
+    def train_pipeline(self, epoch: int, skip: int = 0, stop: int | None = None) -> engine.Dataset:
+        """The engine's pipeline of the batches that `train` gives, for a device that reads them by itself. What it
+        replaces cannot be counted."""
+        batches = self._train_batches(epoch, stop)
+        self.delivered = None
+        if self.source.indexed:
+            batches = batches.project(batches.get_col_names()[:2])
+        return batches.skip(skip) if skip else batches
 
     def test(self) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
         """Batches of this worker's test images in the file's order; the last one may be smaller.
@@ -207,6 +209,19 @@ class Dataset:
     def _stamps(self) -> dict[str, tuple[int, int] | None]:
         """Size and time in ns of the set's files; None where there is none."""
         return {path: _stamp(path) for path in self.source.files(self.root, self.splits)}
+
+    def _train_batches(self, epoch: int, stop: int | None) -> engine.Dataset:
+        self.require_unchanged()
+        engine.config.set_seed((self.seed * 1_000_003 + epoch) % 2**31)
+        engine.config.set_error_samples_mode(ErrorSamples.REPLACE)
+        rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
+        if self.source.indexed:
+            self.requested = rows.source.requested
+        transforms = self.source.plain(self.image_size)
+        if self.augment:
+            transforms = self.source.augmentation() or transforms
+        batches = self._batches(rows, transforms, drop_remainder=True)
+        return batches if stop is None else batches.take(stop)
 
     def _count(self, split: str) -> int:
         return self.source.open(self.root, split, False, 1, 0, 1).get_dataset_size()

@@ -19,7 +19,8 @@ from src.errors import WriteError
 from src.files import write_beside, write_text
 from src.run_folder import BEST, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
 from src.training.evaluation import evaluate
-from src.training.trainer import Callback, StepResult, Trainer
+from src.training.step import StepResult
+from src.training.trainer import Callback, Trainer
 
 
 class ProgressBar(Callback):
@@ -43,7 +44,7 @@ class ProgressBar(Callback):
         rate = (trainer.progress.step - self.first_step) * self.images_per_step / (time.perf_counter() - self.started)
         scheduled = "".join(f", {name} {trainer.schedule(name):.4g}" for name in trainer.experiment.tables)
         self.bar.set_postfix_str(f"loss {result.loss:.3f}, {rate:.0f} images/s{scheduled}", refresh=False)
-        self.bar.update()
+        self.bar.update(result.steps)
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         self.bar.close()
@@ -97,14 +98,16 @@ def binary_signs(trainer: Trainer) -> np.ndarray:
 
 
 class ReplacedImages(Callback):
-    """Adds how many training images of the epoch could not be decoded and were replaced by others, of all workers."""
+    """Adds how many training images of the epoch could not be decoded and were replaced by others, of all workers; None
+    where data sinking hides it."""
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
         self.first_step = trainer.progress.step
 
     def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
         if trainer.progress.step > self.first_step:  # else a stopped run goes on with the evaluation, and knows it
-            trainer.progress.replaced = int(trainer.workers.gather([trainer.experiment.data.replaced]).sum())
+            mine = trainer.experiment.data.replaced
+            trainer.progress.replaced = None if mine is None else int(trainer.workers.gather([mine]).sum())
         row["replaced_images"] = trainer.progress.replaced
 
 

@@ -1,7 +1,39 @@
-"""One training step as a Cell: loss, gradients, their average over the workers, the update."""
+"""One training step as a Cell: loss, gradients, their average over the workers, the update; and what the host sees."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import amp, nn, ops
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What the host sees of a training step, or of the steps since it looked last.
+
+    Attributes:
+        loss_sum, norm_sum: of losses and of gradient norms, over the applied steps.
+        applied: steps that changed the weights.
+        skipped: steps left out because their scaled gradients overflowed.
+        broken: "loss" or "gradient": what was no finite number in the step after these; None: none was.
+    """
+
+    loss_sum: float
+    norm_sum: float
+    applied: int
+    skipped: int
+    broken: str | None
+
+    @property
+    def steps(self) -> int:
+        """How many steps these are, the broken one not counted."""
+        return self.applied + self.skipped
+
+    @property
+    def loss(self) -> float:
+        """The mean over the applied steps; NaN if there are none."""
+        return self.loss_sum / self.applied if self.applied else math.nan
 
 
 class TrainStep(nn.Cell):
@@ -43,17 +75,21 @@ class TrainStep(nn.Cell):
         loss = self.loss(logits, labels)
         return loss if self.scaler is None else self.scaler.scale(loss)
 
-    def construct(self, images, labels):
+    def backward(self, images, labels):
+        """Loss and gradients, averaged over the workers and unscaled, and whether all gradients are finite."""
         loss, gradients = self.value_and_grad(images, labels)
         if self.average is not None:
             gradients = self.average(gradients)
-        if self.scaler is None:
-            finite = amp.all_finite(gradients)
-            self.optimizer(gradients)
-        else:
+        if self.scaler is not None:
             loss = self.scaler.unscale(loss)
             gradients = self.scaler.unscale(gradients)
-            finite = amp.all_finite(gradients)
+        return loss, gradients, amp.all_finite(gradients)
+
+    def construct(self, images, labels):
+        loss, gradients, finite = self.backward(images, labels)
+        if self.scaler is None:
+            self.optimizer(gradients)
+        else:
             if finite:
                 self.optimizer(gradients)
             self.scaler.adjust(finite)
@@ -66,3 +102,16 @@ def global_norm(gradients):
     for gradient in gradients:
         total = total + ops.square(ops.cast(gradient, ms.float32)).sum()
     return ops.sqrt(total)
+
+
+def results(step: TrainStep, batches: Iterable) -> Iterator[StepResult]:
+    """Takes a step with each of the batches (images, labels), and reports it."""
+    for images, labels in batches:
+        loss, norm, finite = (value.asnumpy().item() for value in step(images, labels))
+        overflowed = not finite and step.scaler is not None and float(step.scaler.scale_value) > 1
+        if overflowed:
+            yield StepResult(0.0, 0.0, 0, 1, None)
+        elif finite and math.isfinite(loss):
+            yield StepResult(loss, norm, 1, 0, None)
+        else:
+            yield StepResult(0.0, 0.0, 0, 0, "gradient" if math.isfinite(loss) else "loss")

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from src import checkpoints
 from src.errors import UserError, WriteError
 from src.experiment import Experiment
+from src.training import sink
 from src.training.distribution import Workers, checksum
 from src.training.heartbeat import SAVING_SECONDS, Heartbeat
-from src.training.step import TrainStep
+from src.training.step import StepResult, TrainStep, results
 
 # Of the config: what workers of one run may differ in, since they can be on different machines.
 OF_A_MACHINE = {"data": {"path", "download", "workers"}, "output_dir": True}
@@ -47,15 +48,6 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics an epoch
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What one step reported, on the host."""
-
-    loss: float
-    gradient_norm: float
-    applied: bool
-
-
 class Callback:
     """Something that acts at moments of training. Each does one thing."""
 
@@ -63,7 +55,8 @@ class Callback:
 
     def on_epoch_begin(self, trainer: "Trainer") -> None: ...
 
-    def on_step_end(self, trainer: "Trainer", result: StepResult) -> None: ...
+    def on_step_end(self, trainer: "Trainer", result: StepResult) -> None:
+        """After every step, or with data sinking after every few; `result.steps` says how many."""
 
     def on_epoch_trained(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """All steps of the epoch are taken, and moving statistics are averaged. `row`: its metrics; add to it. Here a
@@ -105,6 +98,8 @@ class Trainer:
         self.step = TrainStep(
             experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
         )
+        if experiment.config.train.sink_size:
+            self.step = sink.SunkSteps(self.step)
 
     def schedule(self, name: str, last: bool = False) -> float:
         """One of the experiment's tables, "lr" or "n", at the step that comes next, or at the `last` one taken."""
@@ -199,22 +194,16 @@ class Trainer:
 
     def _epoch(self) -> None:
         experiment, progress = self.experiment, self.progress
-        where = f" of epoch {progress.epoch + 1}"
         self._each("on_epoch_begin")
         self.step.set_train()
         if progress.step < experiment.steps_per_epoch:
-            self.heartbeat.note("reading images", where)
-            for images, labels in experiment.data.train(progress.epoch, progress.step, experiment.steps_per_epoch):
-                self.heartbeat.note("step", f" {progress.step + 1}{where}", waiting=True)
-                loss, norm, finite = self.step(images, labels)
-                result = StepResult(float(loss.asnumpy()), float(norm.asnumpy()), bool(finite.asnumpy()))
+            for result in self._results():
                 self._account(result)
                 self._each("on_step_end", result)
                 self.stop_if_asked()
                 every = experiment.config.train.save_every_steps
-                if every and progress.step % every == 0:
+                if every and progress.step // every > (progress.step - result.steps) // every:
                     self._checkpoint()
-                self.heartbeat.note("reading images", where)
         self.workers.average_statistics(experiment.network)
         self._average_loss()
         self._require_the_same_state(f"after epoch {progress.epoch + 1}")
@@ -266,23 +255,38 @@ class Trainer:
     def _named(self, ranks: list[int]) -> str:
         return f"worker {', '.join(map(str, ranks))} of {self.workers.size}"
 
+    def _results(self) -> Iterator[StepResult]:
+        """Takes the rest of the epoch's steps."""
+        data, sink_size = self.experiment.data, self.experiment.config.train.sink_size
+        rest = self.progress.epoch, self.progress.step, self.experiment.steps_per_epoch
+        if sink_size is None:
+            return results(self.step, self._noted(data.train(*rest)))
+        return self._noted(sink.results(self.step, data.train_pipeline(*rest), rest[2] - rest[1], sink_size))
+
+    def _noted(self, steps: Iterable) -> Iterator:
+        """The same, told to the launcher: getting the next one may take long by itself, what is done with it because
+        of the others."""
+        kind = "reading images" if self.experiment.config.train.sink_size is None else "steps"
+        where = f" of epoch {self.progress.epoch + 1}"
+        self.heartbeat.note(kind, where, waiting=kind == "steps")
+        for step in steps:
+            self.heartbeat.note("step", f" {self.progress.step + 1}{where}", waiting=True)
+            yield step
+            self.heartbeat.note(kind, where, waiting=kind == "steps")
+
     def _account(self, result: StepResult) -> None:
-        progress, scaler = self.progress, self.experiment.scaler
-        number = progress.epoch * self.experiment.steps_per_epoch + progress.step + 1
-        overflowed = not result.applied and scaler is not None and float(scaler.scale_value) > 1
-        if not overflowed and not (math.isfinite(result.loss) and result.applied):
-            what = "loss" if not math.isfinite(result.loss) else "gradient"
+        progress = self.progress
+        progress.step += result.steps
+        progress.skipped += result.skipped
+        progress.loss_sum += result.loss_sum
+        progress.norm_sum += result.norm_sum
+        if result.broken:
+            number = progress.epoch * self.experiment.steps_per_epoch + progress.step + 1
             raise Diverged(
-                f"the {what} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
+                f"the {result.broken} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
                 f"{progress.step + 1}): lower optimizer.lr or resume from the last checkpoint with another "
                 "recipe"
             )
-        progress.step += 1
-        if overflowed:
-            progress.skipped += 1
-        else:
-            progress.loss_sum += result.loss
-            progress.norm_sum += result.gradient_norm
 
     def _row(self) -> dict[str, Any]:
         """The epoch's own metrics; learning rate and schedules are those of its last step."""

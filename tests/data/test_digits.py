@@ -65,3 +65,14 @@ def test_shards_are_disjoint(size):
         shard = open_dataset("digits", batch_size=1, rank=rank, size=size, seed=1)
         seen += [images.asnumpy().tobytes() for images, _ in itertools.islice(shard.train(0), shard.train_steps())]
     assert len(seen) == len(set(seen)) == 1437 - 1437 % size
+
+
+@pytest.mark.parametrize("skip", [0, 2])
+def test_the_pipeline_for_a_device_gives_the_batches_of_training(skip):
+    data = open_dataset("digits", batch_size=32)
+    pipeline = data.train_pipeline(3, skip, 5)
+    assert pipeline.get_dataset_size() == 5 - skip
+    batches = pipeline.create_tuple_iterator(num_epochs=1)
+    for got, expected in zip(batches, data.train(3, skip, 5), strict=True):
+        for ours, theirs in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(ours.asnumpy(), theirs.asnumpy())

@@ -232,3 +232,16 @@ def test_a_wrong_tree_is_named_before_anything_is_read(tree, change, message):
 def test_imagenet_is_not_downloaded(tree):
     with pytest.raises(UserError, match="cannot be downloaded without its licence"):
         dataset(tree, download=True)
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_the_pipeline_for_a_device_gives_the_batches_of_training_but_no_count(tree, skip):
+    break_picture(sorted((tree / "train").glob("*/*"))[0])
+    data = dataset(tree, augment=False)
+    expected = [images.asnumpy() for images, _ in data.train(0, skip, 3)]
+    assert data.replaced == 1
+    rows = list(data.train_pipeline(0, skip, 3).create_tuple_iterator(num_epochs=1))
+    assert [len(row) for row in rows] == [2] * (3 - skip)
+    for (images, _), wanted in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(images.asnumpy(), wanted)
+    assert data.replaced is None

@@ -1,0 +1,99 @@
+"""Data sinking: batches reach the network through a queue on the device, and the host looks every `sink_size` steps.
+
+In between it reads nothing, so what it would have noted is added up inside the graph. Schedules are there already.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import mindspore as ms
+from mindspore import nn, ops
+from mindspore.dataset import Dataset as Pipeline
+
+from src.training.step import StepResult, TrainStep, global_norm
+
+BROKEN = (None, "loss", "gradient")  # by the last of the totals
+
+
+class SunkSteps(nn.Cell):
+    """A training step that adds what it reports to the totals of those before it; compiled once.
+
+    From a step on whose loss or gradient is no finite number, and which loss scaling does not explain, weights and
+    totals stay as they are: the weights are the last good ones. The steps after it are computed all the same, as other
+    workers may still wait for their gradients, so moving statistics go on.
+
+    Args:
+        step: whose update this takes.
+
+    Inputs:
+        images (N, C, H, W), labels int32 (N,); totals float32 (5,), zeros at first: sums of loss and of gradient norm
+        over the applied steps, how many were applied and how many skipped, and a place in `BROKEN`.
+
+    Outputs:
+        the new totals.
+    """
+
+    def __init__(self, step: TrainStep):
+        super().__init__(auto_prefix=False)
+        self.step = step
+
+    def construct(self, images, labels, totals):
+        loss, gradients, finite = self.step.backward(images, labels)
+        running = totals[4] == 0
+        number = ops.isfinite(loss)
+        applied = ops.logical_and(running, ops.logical_and(finite, number))
+        if applied:
+            self.step.optimizer(gradients)
+        skipped = ops.logical_and(running, ops.logical_not(finite))
+        if self.step.scaler is None:
+            skipped = ops.logical_and(skipped, False)
+        else:
+            self.step.scaler.adjust(finite)
+            skipped = ops.logical_and(skipped, self.step.scaler.scale_value > 1)
+        breaks = ops.logical_and(running, ops.logical_not(ops.logical_or(applied, skipped)))
+        zero = ops.zeros_like(loss)
+        news = (
+            ops.select(applied, loss, zero),
+            ops.select(applied, global_norm(gradients), zero),
+            ops.cast(applied, ms.float32),
+            ops.cast(skipped, ms.float32),
+            ops.cast(breaks, ms.float32) * (1.0 + ops.cast(number, ms.float32)),
+        )
+        return totals + ops.stack(news)
+
+
+def results(sunk: SunkSteps, pipeline: Pipeline, steps: int, sink_size: int) -> Iterator[StepResult]:
+    """Takes `steps` steps, one with each batch of the pipeline, and reports every `sink_size` of them, then the rest.
+
+    The graph is compiled once: it does not know how many steps there are between two looks.
+    """
+    totals = ms.ops.zeros(5, ms.float32)
+
+    def take_step(images, labels):
+        nonlocal totals
+        totals = sunk(images, labels, totals)
+
+    with device_queue(take_step, pipeline) as next_step:
+        for start in range(0, steps, sink_size):
+            for _ in range(min(sink_size, steps - start)):
+                next_step()
+            loss_sum, norm_sum, applied, skipped, broken = totals.asnumpy().tolist()
+            totals = ms.ops.zeros(5, ms.float32)
+            yield StepResult(loss_sum, norm_sum, int(applied), int(skipped), BROKEN[int(broken)])
+
+
+@contextmanager
+def device_queue(take_step: Callable, pipeline: Pipeline) -> Iterator[Callable[[], None]]:
+    """A function that hands the next batch of the pipeline to `take_step`, from the device's queue.
+
+    Not run on a device so far. To be watched there: that two calls overlap, which is what sinking is for; that nothing
+    is compiled when the next epoch's queue opens, which is why the graph of the step is not made part of the queue's
+    (no `jit_config`: a queue has a name of its own, and a graph that reads it holds that name); that `release` frees
+    the queue, which else goes on filling itself with a further round of the pipeline.
+    """
+    next_step = ms.data_sink(take_step, pipeline, sink_size=1)
+    try:
+        yield next_step
+    finally:
+        pipeline.__transfer_dataset__.stop_send()
+        pipeline.__transfer_dataset__.release()
