@@ -41,7 +41,7 @@ class Cluster:
     master_addr: str = LOOPBACK
     nodes: int = 1
     node_rank: int = 0
-    timeout: int = 45
+    timeout: int = 40
     rank_table: str | None = None
     devices: tuple[tuple[str, ...], ...] = ()
     sources: str = ""
@@ -84,8 +84,8 @@ class Cluster:
 
     def describe(self) -> str:
         return (
-            f"{self.nodes} machines with {self.local_workers} workers each; this is machine {self.node_rank}, the master "
-            f"is at {self.master_addr}:{self.master_port} ({self.sources})"
+            f"{self.nodes} machines with {self.local_workers} workers each, this is machine {self.node_rank}, "
+            f"master {self.master_addr}:{self.master_port} ({self.sources})"
         )
 
 

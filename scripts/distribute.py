@@ -268,10 +268,12 @@ class Launch:
         if NOT_MET.search(log):
             others = f"{self.cluster.others()} did not come" if self.cluster.nodes > 1 else "not all came"
             return HUNG, self.not_met("the master did not answer" if UNREACHABLE in log else others, self.log(rank))
-        said = [line.removeprefix("error") for line in log.splitlines() if line.startswith("error: ")]
-        if not said and status > 0 and rank != self.cluster.first_rank:  # that one's was shown
-            print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)
-        return shell_code(status), f"worker {rank} {end_of(status)}{said[-1] if said else ''}; see {self.log(rank)}"
+        said = ""
+        if rank != self.cluster.first_rank:  # that one's output was shown
+            said = "".join([line.removeprefix("error") for line in log.splitlines() if line.startswith("error: ")][-1:])
+            if not said and status > 0:
+                print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)
+        return shell_code(status), f"worker {rank} {end_of(status)}{said}; see {self.log(rank)}"
 
 
 def end_of(status: int) -> str:
