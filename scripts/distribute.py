@@ -71,6 +71,8 @@ ECHO_SECONDS = 1  # timeout(1) sends its signal twice in a row: to the process, 
 FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")  # in msrun's log
 LOST = re.compile(r"The node: (\d+) is timed out")  # in the scheduler's log
 NOT_MET = re.compile(r"Building networking for MS_\w+ failed")  # there, and in a worker's
+CUT_OFF = re.compile(r"AllReduce\w*\] .*failed")  # in a worker's log: the others went away while it averaged with them
+CUT_OFF_SECONDS = 10  # what it gets to end by itself, which can take MindSpore more than half a minute
 UNREACHABLE = "Failed to initialize the node"  # in a worker's log: the scheduler did not answer
 
 
@@ -94,6 +96,7 @@ class Launch:
         self.signalled: set[int] = set()
         self.ranks: dict[int, int] = {}
         self.verdict: int | None = None
+        self.cut_off_at: float | None = None
         self.log(cluster.first_rank).write_bytes(b"")
         self.shown = self.log(cluster.first_rank).open("rb")
 
@@ -145,9 +148,14 @@ class Launch:
 
     def trouble(self) -> str | None:
         """Why the workers cannot go on although none here has failed; None: for all that is known they can."""
-        hung = self.watch.hung({rank: process for process, rank in self.ranks.items()})
-        if hung:
+        if hung := self.watch.hung({rank: process for process, rank in self.ranks.items()}):
             return f"{', '.join(hung.values())}; see {', '.join(str(self.log(rank)) for rank in hung)}"
+        if self.cut_off_at is not None and time.monotonic() - self.cut_off_at > CUT_OFF_SECONDS:
+            return self.cut_off(self.cluster.first_rank)
+        return self.lost()
+
+    def lost(self) -> str | None:
+        """Which worker msrun's scheduler misses; it runs on machine 0 alone."""
         scheduler = self.text("scheduler.log")
         if lost := LOST.search(scheduler):
             rank = int(lost.group(1))
@@ -160,6 +168,10 @@ class Launch:
             absent = self.cluster.others() if self.cluster.nodes > 1 else "a worker"
             return self.not_met(f"{absent} did not come", self.log_dir)
         return None
+
+    def cut_off(self, rank: int) -> str:
+        others = f"the workers of {self.cluster.others()}" if self.cluster.nodes > 1 else "another worker"
+        return f"worker {rank} lost {others}; see the logs there, and {self.log(rank)}"
 
     def not_met(self, reason: str, log: Path) -> str:
         cluster = self.cluster
@@ -180,8 +192,11 @@ class Launch:
 
     def show(self) -> None:
         """Copies what the first worker here has written since the last time."""
+        output = self.shown.read()
+        if self.cut_off_at is None and CUT_OFF.search(output.decode(errors="replace")):
+            self.cut_off_at = time.monotonic()
         try:
-            sys.stdout.buffer.write(self.shown.read())
+            sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
         except BrokenPipeError:  # nobody reads any more; the run goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -254,8 +269,8 @@ class Launch:
             code = shell_code(status)
             silent = status in STOPPED  # which may have been a signal to another machine's launcher
             sentence = f"a worker {end_of(status)}; see {self.log_dir}/worker_*.log"
-            if trouble := self.trouble():  # then that worker failed because of it
-                code, sentence = HUNG, trouble
+            if lost := self.lost():  # then that worker failed because of it
+                code, sentence = HUNG, lost
             elif (rank := self.ranks.get(process)) is not None:
                 code, sentence = self.explain(rank, status)
         if not silent:
@@ -268,6 +283,8 @@ class Launch:
         if NOT_MET.search(log):
             others = f"{self.cluster.others()} did not come" if self.cluster.nodes > 1 else "not all came"
             return HUNG, self.not_met("the master did not answer" if UNREACHABLE in log else others, self.log(rank))
+        if CUT_OFF.search(log):
+            return HUNG, self.cut_off(rank)
         said = ""
         if rank != self.cluster.first_rank:  # that one's output was shown
             said = "".join([line.removeprefix("error") for line in log.splitlines() if line.startswith("error: ")][-1:])
@@ -294,11 +311,8 @@ def changes_to_environment(cluster: Cluster) -> dict[str, str]:
     return {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
         "PYTHONUNBUFFERED": "1",
-        **{
-            name: value
-            for name, value in {"GLOG_v": "3", **cluster.environment()}.items()
-            if name not in os.environ  # the user's own goes before
-        },
+        # The user's own go before.
+        **{name: os.environ.get(name, value) for name, value in {"GLOG_v": "3", **cluster.environment()}.items()},
     }
 
 
