@@ -27,9 +27,9 @@ With --rank_table the workers find each other as ever, through msrun's scheduler
 collective communication. The table must number the workers as msrun does, machine by machine.
 
 SIGTERM, SIGHUP and Ctrl-C reach every worker: all finish the step, worker 0 saves, all end; the exit code is 143 or
-130, on every machine. A second signal ends them at once. Otherwise the exit code is that of the worker that failed,
-124 after one that hung, or that another machine lost, or 0. In each case all end, one sentence names the worker and
-its log, and --resume goes on from the last checkpoint.
+130, on every machine. A second signal ends them at once. When a worker dies, hangs or cannot reach the others, all end
+within a minute, one sentence names it and its log, and --resume goes on from the last checkpoint. The exit code is then
+that of the worker that failed; 124 if it hung, went silent on another machine, or the workers did not meet.
 """
 
 # msrun alone does less: SIGTERM ends it and leaves the workers behind, Ctrl-C makes it kill them before they can save
@@ -39,7 +39,6 @@ its log, and --resume goes on from the last checkpoint.
 import argparse
 import fcntl
 import os
-import re
 import secrets
 import shlex
 import shutil
@@ -57,23 +56,18 @@ sys.path.insert(0, str(ROOT))
 
 from scripts import cluster as clusters  # noqa: E402
 from scripts.cluster import Cluster  # noqa: E402
+from scripts.logs import CUT_OFF, HUNG, Logs, end_of, shell_code  # noqa: E402
 from scripts.watch import Watch  # noqa: E402
 from src import doors  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 MARK = "FDA_BNN_LAUNCH"
 HEARTBEATS = "FDA_BNN_HEARTBEATS"  # the folder in which each worker says what it does; watch.py explains
-HUNG = 124  # the exit code of timeout(1)
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # a worker's exit codes when it was asked to end and has saved
 TICK_SECONDS = 0.5
 SAVING_SECONDS = 60  # what workers get to save and end when msrun has gone without them
+CUT_OFF_SECONDS = 10  # what a worker gets to end when the others have gone; MindSpore can take more than half a minute
 ECHO_SECONDS = 1  # timeout(1) sends its signal twice in a row: to the process, then to its group
-FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")  # in msrun's log
-LOST = re.compile(r"The node: (\d+) is timed out")  # in the scheduler's log
-NOT_MET = re.compile(r"Building networking for MS_\w+ failed")  # there, and in a worker's
-CUT_OFF = re.compile(r"AllReduce\w*\] .*failed")  # in a worker's log: the others went away while it averaged with them
-CUT_OFF_SECONDS = 10  # what it gets to end by itself, which can take MindSpore more than half a minute
-UNREACHABLE = "Failed to initialize the node"  # in a worker's log: the scheduler did not answer
 
 
 class Launch:
@@ -87,7 +81,7 @@ class Launch:
 
     def __init__(self, cluster: Cluster, log_dir: Path, command: Sequence[str]):
         self.cluster = cluster
-        self.log_dir = log_dir
+        self.logs = Logs(log_dir, cluster)
         self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
         self.changes = changes_to_environment(cluster)
         self.command = msrun_command(cluster, log_dir, command)
@@ -97,8 +91,8 @@ class Launch:
         self.ranks: dict[int, int] = {}
         self.verdict: int | None = None
         self.cut_off_at: float | None = None
-        self.log(cluster.first_rank).write_bytes(b"")
-        self.shown = self.log(cluster.first_rank).open("rb")
+        self.logs.of(cluster.first_rank).write_bytes(b"")
+        self.shown = self.logs.of(cluster.first_rank).open("rb")
 
     def catch_signals(self) -> None:
         """From now on this process's signals go to the workers."""
@@ -110,7 +104,7 @@ class Launch:
         """Starts msrun; returns the exit code when it and all that it started have ended."""
         with tempfile.TemporaryDirectory(prefix="fda_bnn_", ignore_cleanup_errors=True) as heartbeats:
             self.watch = Watch(Path(heartbeats), alone=self.cluster.nodes == 1)
-            with (self.log_dir / "msrun.log").open("wb") as log:
+            with (self.logs.folder / "msrun.log").open("wb") as log:
                 self.msrun = subprocess.Popen(
                     self.command,
                     env={**os.environ, **self.changes, MARK: self.mark, HEARTBEATS: heartbeats},
@@ -136,7 +130,7 @@ class Launch:
         self.ranks.update(workers)
         if self.stop:
             self.send(signal.SIGINT if self.stop == signal.SIGINT else signal.SIGTERM, workers)
-        if self.failure():
+        if self.logs.failure():
             # After a failure msrun waits half a minute for the scheduler, which has nothing to save.
             if not self.processes("MS_WORKER"):
                 self.kill(self.processes("MS_SCHED"))
@@ -149,46 +143,10 @@ class Launch:
     def trouble(self) -> str | None:
         """Why the workers cannot go on although none here has failed; None: for all that is known they can."""
         if hung := self.watch.hung({rank: process for process, rank in self.ranks.items()}):
-            return f"{', '.join(hung.values())}; see {', '.join(str(self.log(rank)) for rank in hung)}"
+            return f"{', '.join(hung.values())}; see {', '.join(str(self.logs.of(rank)) for rank in hung)}"
         if self.cut_off_at is not None and time.monotonic() - self.cut_off_at > CUT_OFF_SECONDS:
-            return self.cut_off(self.cluster.first_rank)
-        return self.lost()
-
-    def lost(self) -> str | None:
-        """Which worker msrun's scheduler misses; it runs on machine 0 alone."""
-        scheduler = self.text("scheduler.log")
-        if lost := LOST.search(scheduler):
-            rank = int(lost.group(1))
-            machine = self.cluster.machine_of(rank)
-            who, log = f"worker {rank}", str(self.log(rank))
-            if machine != self.cluster.node_rank:
-                who, log = f"{who} of machine {machine}", f"{self.log(rank).name} there"
-            return f"{who} gave no sign of life for half a minute: killed, stopped or cut off; see {log}"
-        if NOT_MET.search(scheduler):
-            absent = self.cluster.others() if self.cluster.nodes > 1 else "a worker"
-            return self.not_met(f"{absent} did not come", self.log_dir)
-        return None
-
-    def cut_off(self, rank: int) -> str:
-        others = f"the workers of {self.cluster.others()}" if self.cluster.nodes > 1 else "another worker"
-        return f"worker {rank} lost {others}; see the logs there, and {self.log(rank)}"
-
-    def not_met(self, reason: str, log: Path) -> str:
-        cluster = self.cluster
-        return (
-            f"the {cluster.workers} workers did not meet at {cluster.master_addr}:{cluster.master_port} within "
-            f"{cluster.timeout} s (--timeout): {reason}; see {log}"
-        )
-
-    def log(self, rank: int) -> Path:
-        return self.log_dir / f"worker_{rank}.log"
-
-    def text(self, log: str) -> str:
-        """What a log says by now."""
-        try:
-            return (self.log_dir / log).read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
+            return self.logs.cut_off(self.cluster.first_rank)
+        return self.logs.lost()
 
     def show(self) -> None:
         """Copies what the first worker here has written since the last time."""
@@ -251,59 +209,26 @@ class Launch:
             self.kill_all()
             sys.exit(128 + number)
 
-    def failure(self) -> tuple[int, int] | None:
-        """The process and the exit code of the worker that failed first, as msrun logged them; -n: by signal n."""
-        found = FAILURE.search(self.text("msrun.log"))
-        return found and (int(found.group(1)), int(found.group(2)))
-
     def exit_code(self) -> int:
         """The failed worker's, or msrun's; says where to look unless all went well or as a signal asked."""
         if self.verdict is not None:
             return self.verdict
-        if (failure := self.failure()) is None:
+        if (failure := self.logs.failure()) is None:
             code = shell_code(self.msrun.returncode)
-            sentence = f"the run ended with exit code {code}; see {self.log_dir}/*.log"
+            sentence = f"the run ended with exit code {code}; see {self.logs.folder}/*.log"
             silent = code == 0 or (self.stop and code in STOPPED)
         else:
             process, status = failure
             code = shell_code(status)
             silent = status in STOPPED  # which may have been a signal to another machine's launcher
-            sentence = f"a worker {end_of(status)}; see {self.log_dir}/worker_*.log"
-            if lost := self.lost():  # then that worker failed because of it
+            sentence = f"a worker {end_of(status)}; see {self.logs.folder}/worker_*.log"
+            if lost := self.logs.lost():  # then that worker failed because of it
                 code, sentence = HUNG, lost
             elif (rank := self.ranks.get(process)) is not None:
-                code, sentence = self.explain(rank, status)
+                code, sentence = self.logs.explain(rank, status)
         if not silent:
             print(f"error: {sentence}", file=sys.stderr)
         return code
-
-    def explain(self, rank: int, status: int) -> tuple[int, str]:
-        """The exit code and the sentence for a worker of this machine that failed."""
-        log = self.text(self.log(rank).name)
-        if NOT_MET.search(log):
-            others = f"{self.cluster.others()} did not come" if self.cluster.nodes > 1 else "not all came"
-            return HUNG, self.not_met("the master did not answer" if UNREACHABLE in log else others, self.log(rank))
-        if CUT_OFF.search(log):
-            return HUNG, self.cut_off(rank)
-        said = ""
-        if rank != self.cluster.first_rank:  # that one's output was shown
-            said = "".join([line.removeprefix("error") for line in log.splitlines() if line.startswith("error: ")][-1:])
-            if not said and status > 0:
-                print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)
-        return shell_code(status), f"worker {rank} {end_of(status)}{said}; see {self.log(rank)}"
-
-
-def end_of(status: int) -> str:
-    """How a process ended, in words; -n: by signal n."""
-    if status >= 0:
-        return f"ended with exit code {status}"
-    hint = ", as the kernel does when memory runs out" if -status == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-status).name} (exit code {shell_code(status)}){hint}"
-
-
-def shell_code(status: int) -> int:
-    """A process's exit code as a shell has it: 128 + n for one that signal n ended."""
-    return 128 - status if status < 0 else status
 
 
 def changes_to_environment(cluster: Cluster) -> dict[str, str]:

@@ -62,12 +62,13 @@ class Watch:
         return {rank: self._phrase(rank, states[rank], beats.get(rank), now) for rank in sorted(causes)}
 
     def _phrase(self, rank: int, letter: str, beat: Beat | None, now: float) -> str:
-        what = beat.doing if beat else "starting"
+        doing = f" ({beat.doing})" if beat else ""
         if letter == "T":
-            return f"worker {rank} is stopped, as by SIGSTOP, since {now - self.stopped_since[rank]:.0f} s ({what})"
+            return f"worker {rank} is stopped, as by SIGSTOP, since {now - self.stopped_since[rank]:.0f} s{doing}"
+        since = f" since {beat.since:.0f} s" if beat else ""
         if beat and beat.waiting and not self.alone:
-            return f"worker {rank} waits since {beat.since:.0f} s for workers of other machines ({what})"
-        return f"worker {rank} hangs since {beat.since:.0f} s ({what})" if beat else f"worker {rank} hangs ({what})"
+            return f"worker {rank} waits{since} for workers of other machines{doing}"
+        return f"worker {rank} hangs{since}{doing}"
 
 
 def state(process: int) -> str:

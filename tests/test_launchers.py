@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 from scripts.cluster import Cluster, at_open_port
-from scripts.distribute import HUNG, MARK, Launch
+from scripts.distribute import MARK, Launch
+from scripts.logs import HUNG
 from src import checkpoints
 from src.training.distribution import is_statistic
 
@@ -335,8 +336,8 @@ def test_a_worker_that_refuses_its_input_is_quoted(tmp_path, capfd):
         (-15, "", "", 143, "worker 3 was killed by SIGTERM (exit code 143); see"),
         (143, "", "", 143, ""),  # another machine's launcher was asked to end the run
         (130, "", "", 130, ""),
-        (1, "The node: 1 is timed out. It may exit", "", HUNG, "worker 1 of machine 0 gave no sign of life"),
-        (1, "The node: 2 is timed out. It may exit", "", HUNG, "worker 2 gave no sign of life"),
+        (1, "The node: 1 is timed out. It may exit", "", HUNG, "worker 1 of machine 0 does not answer any more"),
+        (1, "The node: 2 is timed out. It may exit", "", HUNG, "worker 2 does not answer any more"),
         (1, "Building networking for MS_SCHED failed.", "", HUNG, "--timeout): machines 0, 2 did not come; see"),
         (1, "", "Building networking for MS_WORKER failed.", HUNG, "--timeout): machines 0, 2 did not come; see"),
         (
