@@ -57,7 +57,7 @@ sys.path.insert(0, str(ROOT))
 from scripts import cluster as clusters  # noqa: E402
 from scripts.cluster import Cluster  # noqa: E402
 from scripts.logs import CUT_OFF, HUNG, Logs, end_of, shell_code  # noqa: E402
-from scripts.watch import Watch  # noqa: E402
+from scripts.watch import Watch, failed  # noqa: E402
 from src import doors  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
@@ -89,6 +89,7 @@ class Launch:
         self.stopped_at = 0.0
         self.signalled: set[int] = set()
         self.ranks: dict[int, int] = {}
+        self.schedulers: set[int] = set()
         self.verdict: int | None = None
         self.cut_off_at: float | None = None
         self.logs.of(cluster.first_rank).write_bytes(b"")
@@ -128,6 +129,8 @@ class Launch:
         known = len(self.ranks) == self.cluster.local_workers
         workers = self.ranks if known and not self.stop else self.processes("MS_WORKER")
         self.ranks.update(workers)
+        if not known:
+            self.schedulers.update(self.processes("MS_SCHED"))
         if self.stop:
             self.send(signal.SIGINT if self.stop == signal.SIGINT else signal.SIGTERM, workers)
         if self.logs.failure():
@@ -146,7 +149,11 @@ class Launch:
             return f"{', '.join(hung.values())}; see {', '.join(str(self.logs.of(rank)) for rank in hung)}"
         if self.cut_off_at is not None and time.monotonic() - self.cut_off_at > CUT_OFF_SECONDS:
             return self.logs.cut_off(self.cluster.first_rank)
-        return self.logs.lost()
+        if lost := self.logs.lost():
+            return lost
+        if any(map(failed, self.schedulers)):  # msrun looks at the workers alone
+            return f"msrun's scheduler has failed, which the workers need; see {self.logs.folder}/scheduler.log"
+        return None
 
     def show(self) -> None:
         """Copies what the first worker here has written since the last time."""

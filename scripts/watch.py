@@ -80,6 +80,15 @@ def state(process: int) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
+def failed(process: int) -> bool:
+    """Whether a process has ended otherwise than with 0, and its parent has not looked yet."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] == "Z" and fields[-1] != "0"
+
+
 def read(file: Path) -> Beat | None:
     """What a worker wrote; None if it wrote nothing yet, or is just at it."""
     try:

@@ -106,7 +106,7 @@ def test_what_does_not_fit_together_is_refused(given, variables, expected, monke
 
 
 def test_a_rank_table_gives_machines_and_devices(tmp_path):
-    table = rank_table(tmp_path, [[(1, 5), (0, 4)], [(2, 6), (3, 7)]])
+    table = rank_table(tmp_path, [[(1, 5), (0, 4)], [(3, 7), (2, 6)]])
     cluster = find(options(rank_table=table, node_rank=1, master_addr="10.0.0.0", device_target="Ascend"), {})
     assert (cluster.nodes, cluster.first_rank) == (2, 2)
     assert f"--rank_table_file={table}" in cluster.msrun_arguments("logs")

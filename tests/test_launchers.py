@@ -371,6 +371,13 @@ def test_the_end_of_a_run_is_told_in_one_sentence(status, scheduler, worker, cod
 
 
 @pytest.mark.slow
+def test_a_scheduler_that_fails_ends_the_run(tmp_path, capfd):
+    launch = fake_run(tmp_path, "time.sleep(600)", scheduler="time.sleep(5); sys.exit(3)")
+    assert launch.run() == HUNG
+    assert "error: msrun's scheduler has failed" in capfd.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_machine_that_does_not_come_is_named(tmp_path, capfd):
     cluster = replace(at_open_port(Cluster(2, master_port=0)), nodes=2, timeout=5)
     start = time.monotonic()
