@@ -1,90 +1,99 @@
-"""Trains with several workers on this machine, one a device, in the foreground: msrun starts train.py --distribute.
+"""Trains with several workers, one a device, in the foreground: msrun starts train.py --distribute on each machine.
 
+One machine, with Ascend, GPU or CPU:
     bash scripts/run_distribute_train.sh --workers 8 --device_target Ascend --data_path DIR
-    bash scripts/run_distribute_train.sh --workers 2 --config configs/digits.yaml
+    bash scripts/run_distribute_train.sh --workers 2 --device_target GPU --data_path DIR
+    bash scripts/run_distribute_train.sh --workers 2 --device_target CPU --config configs/digits.yaml
+Two machines, one launcher on each; --workers counts all workers of both:
+    bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --node_rank 0 --master_addr 10.0.0.1 --data_path DIR
+    bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --node_rank 1 --master_addr 10.0.0.1 --data_path DIR
+Slurm, and Volcano or ModelArts, whose variables say the rest:
+    srun --nodes 2 --ntasks-per-node 1 bash scripts/run_distribute_train.sh --workers 16 --data_path DIR
+    bash scripts/run_distribute_train.sh --workers 16 --device_target Ascend --data_path DIR
+Ascend with a rank table:
+    bash scripts/run_distribute_train.sh --workers 8 --device_target Ascend --rank_table FILE --data_path DIR
+What would be started where, without starting it:
+    bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --master_addr 10.0.0.1 --data_path DIR --dry-run
+On with the last checkpoint, with any number of workers:
+    bash scripts/run_distribute_train.sh --workers 4 --resume runs/cifar10
 
 All arguments beside those below go to train.py; run_standalone_train.sh --help explains them. Each worker takes
-data.batch_size images a step. Worker 0 is shown as it runs.
+data.batch_size images a step. The first worker of the machine is shown as it runs.
+
+What no flag gives is looked up in the variables NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, then in those of Slurm,
+then in those of Volcano. Several machines need different host names, and machine 0 an address that all can reach.
+
+With --rank_table the workers find each other as ever, through msrun's scheduler, and MindSpore gives the table to the
+collective communication. The table must number the workers as msrun does, machine by machine.
 
 SIGTERM, SIGHUP and Ctrl-C reach every worker: all finish the step, worker 0 saves, all end; the exit code is 143 or
-130. A second signal ends them at once. Otherwise the exit code is that of the worker that failed, or 0.
+130, on every machine. A second signal ends them at once. When a worker dies, hangs or cannot reach the others, all end
+within a minute, one sentence names it and its log, and --resume goes on from the last checkpoint. The exit code is then
+that of the worker that failed; 124 if it hung, went silent on another machine, or the workers did not meet.
 """
 
 # msrun alone does less: SIGTERM ends it and leaves the workers behind, Ctrl-C makes it kill them before they can save
 # and exit with 0. So it gets a session of its own, out of a terminal's reach, and the workers get their signals from
 # here. They are known by a mark in their environment, since msrun gives each of them a session of its own, too.
 
+import argparse
 import fcntl
 import os
-import re
 import secrets
+import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts import cluster as clusters  # noqa: E402
+from scripts.cluster import Cluster  # noqa: E402
+from scripts.logs import CUT_OFF, HUNG, Logs, end_of, shell_code  # noqa: E402
+from scripts.watch import Watch, failed  # noqa: E402
 from src import doors  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 MARK = "FDA_BNN_LAUNCH"
-MOST_WORKERS = 256  # of one machine
+HEARTBEATS = "FDA_BNN_HEARTBEATS"  # the folder in which each worker says what it does; watch.py explains
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # a worker's exit codes when it was asked to end and has saved
 TICK_SECONDS = 0.5
 SAVING_SECONDS = 60  # what workers get to save and end when msrun has gone without them
+CUT_OFF_SECONDS = 10  # what a worker gets to end when the others have gone; MindSpore can take more than half a minute
 ECHO_SECONDS = 1  # timeout(1) sends its signal twice in a row: to the process, then to its group
-FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")  # in msrun's log
 
 
 class Launch:
-    """One run of msrun, its workers, and the signals that are to reach them.
+    """One run of msrun, its workers on this machine, and the signals that are to reach them.
 
     Args:
-        workers: how many.
-        port: where they meet, on this machine.
+        cluster: how many workers, where they meet, and this machine's share.
         log_dir: an existing folder.
         command: the Python file that each worker runs, and its arguments.
     """
 
-    def __init__(self, workers: int, port: int, log_dir: Path, command: Sequence[str]):
-        self.workers = workers
-        self.log_dir = log_dir
+    def __init__(self, cluster: Cluster, log_dir: Path, command: Sequence[str]):
+        self.cluster = cluster
+        self.logs = Logs(log_dir, cluster)
         self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
-        binaries = Path(sys.executable).parent
-        self.environment = {
-            **os.environ,
-            MARK: self.mark,
-            "PYTHONUNBUFFERED": "1",
-            "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
-        self.environment.setdefault("GLOG_v", "3")
-        msrun = shutil.which("msrun", path=self.environment["PATH"])
-        if msrun is None:
-            raise UserError(f"msrun, which comes with MindSpore, is not installed beside {sys.executable}")
-        # msrun looks Python up in the PATH, by one of two names.
-        python = "python3" if (binaries / "python3").exists() else "python"
-        self.command = [
-            msrun,
-            f"--worker_num={workers}",
-            f"--local_worker_num={workers}",
-            f"--master_port={port}",
-            f"--log_dir={log_dir}",
-            "--join=True",
-            f"--tail_worker_log={workers}",  # no such worker: none
-            python,
-            *command,
-        ]
+        self.changes = changes_to_environment(cluster)
+        self.command = msrun_command(cluster, log_dir, command)
         self.stop = 0
         self.stopped_at = 0.0
         self.signalled: set[int] = set()
-        self.ranks: dict[int, str] = {}
-        (log_dir / "worker_0.log").write_bytes(b"")
-        self.worker_0 = (log_dir / "worker_0.log").open("rb")
+        self.ranks: dict[int, int] = {}
+        self.schedulers: set[int] = set()
+        self.verdict: int | None = None
+        self.cut_off_at: float | None = None
+        self.logs.of(cluster.first_rank).write_bytes(b"")
+        self.shown = self.logs.of(cluster.first_rank).open("rb")
 
     def catch_signals(self) -> None:
         """From now on this process's signals go to the workers."""
@@ -94,45 +103,71 @@ class Launch:
 
     def run(self) -> int:
         """Starts msrun; returns the exit code when it and all that it started have ended."""
-        with (self.log_dir / "msrun.log").open("wb") as log:
-            self.msrun = subprocess.Popen(
-                self.command,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            while self.msrun.poll() is None:
-                self.tend()
-                time.sleep(TICK_SECONDS)
-        finally:
-            self.end_leftovers()
+        with tempfile.TemporaryDirectory(prefix="fda_bnn_", ignore_cleanup_errors=True) as heartbeats:
+            self.watch = Watch(Path(heartbeats), alone=self.cluster.nodes == 1)
+            with (self.logs.folder / "msrun.log").open("wb") as log:
+                self.msrun = subprocess.Popen(
+                    self.command,
+                    env={**os.environ, **self.changes, MARK: self.mark, HEARTBEATS: heartbeats},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            try:
+                while self.msrun.poll() is None:
+                    self.tend()
+                    time.sleep(TICK_SECONDS)
+            finally:
+                self.end_leftovers()
         self.show()
         return self.exit_code()
 
     def tend(self) -> None:
-        """What is due now: output to show, a signal to hand on, a scheduler to end."""
+        """What is due now: output to show, a signal to hand on, workers that hang or a scheduler to end."""
         self.show()
-        workers = self.processes("MS_WORKER") if self.stop or len(self.ranks) < self.workers else self.ranks
+        known = len(self.ranks) == self.cluster.local_workers
+        workers = self.ranks if known and not self.stop else self.processes("MS_WORKER")
         self.ranks.update(workers)
+        if not known:
+            self.schedulers.update(self.processes("MS_SCHED"))
         if self.stop:
             self.send(signal.SIGINT if self.stop == signal.SIGINT else signal.SIGTERM, workers)
-        # After a failure msrun waits half a minute for the scheduler, which has nothing to save.
-        if self.failure() and not self.processes("MS_WORKER"):
-            self.kill(self.processes("MS_SCHED"))
+        if self.logs.failure():
+            # After a failure msrun waits half a minute for the scheduler, which has nothing to save.
+            if not self.processes("MS_WORKER"):
+                self.kill(self.processes("MS_SCHED"))
+        elif trouble := self.trouble():
+            self.verdict = HUNG
+            self.show()
+            print(f"error: {trouble}; all workers are ended", file=sys.stderr, flush=True)
+            self.kill_all()
+
+    def trouble(self) -> str | None:
+        """Why the workers cannot go on although none here has failed; None: for all that is known they can."""
+        if hung := self.watch.hung({rank: process for process, rank in self.ranks.items()}):
+            return f"{', '.join(hung.values())}; see {', '.join(str(self.logs.of(rank)) for rank in hung)}"
+        if self.cut_off_at is not None and time.monotonic() - self.cut_off_at > CUT_OFF_SECONDS:
+            return self.logs.cut_off(self.cluster.first_rank)
+        if lost := self.logs.lost():
+            return lost
+        if any(map(failed, self.schedulers)):  # msrun looks at the workers alone
+            return f"msrun's scheduler has failed, which the workers need; see {self.logs.folder}/scheduler.log"
+        return None
 
     def show(self) -> None:
-        """Copies what worker 0 has written since the last time."""
+        """Copies what the first worker here has written since the last time."""
+        output = self.shown.read()
+        if self.cut_off_at is None and CUT_OFF.search(output.decode(errors="replace")):
+            self.cut_off_at = time.monotonic()
         try:
-            sys.stdout.buffer.write(self.worker_0.read())
+            sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
         except BrokenPipeError:  # nobody reads any more; the run goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def processes(self, role: str | None = None) -> dict[int, str]:
-        """The processes of this run, msrun included, or those in one of MindSpore's roles: id -> rank."""
+    def processes(self, role: str | None = None) -> dict[int, int]:
+        """The processes of this run, msrun included, or those in one of MindSpore's roles: id -> rank, -1 for none."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -141,7 +176,7 @@ class Launch:
                 continue
             variables = dict(entry.partition("=")[::2] for entry in content.decode(errors="replace").split("\0"))
             if variables.get(MARK) == self.mark and role in (None, variables.get("MS_ROLE")):
-                found[int(folder.name)] = variables.get("MS_NODE_ID", "")
+                found[int(folder.name)] = int(variables.get("MS_NODE_ID", -1))
         return found
 
     def send(self, number: int, workers: Sequence[int]) -> None:
@@ -181,79 +216,120 @@ class Launch:
             self.kill_all()
             sys.exit(128 + number)
 
-    def failure(self) -> tuple[int, int] | None:
-        """The process and the exit code of the worker that failed first, as msrun logged them."""
-        found = FAILURE.search((self.log_dir / "msrun.log").read_text(encoding="utf-8", errors="replace"))
-        if found is None:
-            return None
-        code = int(found.group(2))
-        return int(found.group(1)), 128 - code if code < 0 else code
-
     def exit_code(self) -> int:
         """The failed worker's, or msrun's; says where to look unless all went well or as a signal asked."""
-        status = self.msrun.returncode
-        process, code = self.failure() or (None, 128 - status if status < 0 else status)
-        asked = 128 + (signal.SIGINT if self.stop == signal.SIGINT else signal.SIGTERM)
-        if code == 0 or (self.stop and code == asked):
-            return code
-        rank = self.ranks.get(process)
-        if rank is None:
-            print(
-                f"error: the run ended with exit code {code}; see {self.log_dir}/worker_*.log and "
-                f"{self.log_dir}/msrun.log",
-                file=sys.stderr,
-            )
+        if self.verdict is not None:
+            return self.verdict
+        if (failure := self.logs.failure()) is None:
+            code = shell_code(self.msrun.returncode)
+            sentence = f"the run ended with exit code {code}; see {self.logs.folder}/*.log"
+            silent = code == 0 or (self.stop and code in STOPPED)
         else:
-            log = self.log_dir / f"worker_{rank}.log"
-            print(f"error: worker {rank} ended with exit code {code}; see {log}", file=sys.stderr)
-            if rank != "0":  # worker 0's was shown
-                print(*log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:], sep="\n", file=sys.stderr)
+            process, status = failure
+            code = shell_code(status)
+            silent = status in STOPPED  # which may have been a signal to another machine's launcher
+            sentence = f"a worker {end_of(status)}; see {self.logs.folder}/worker_*.log"
+            if lost := self.logs.lost():  # then that worker failed because of it
+                code, sentence = HUNG, lost
+            elif (rank := self.ranks.get(process)) is not None:
+                code, sentence = self.logs.explain(rank, status)
+        if not silent:
+            print(f"error: {sentence}", file=sys.stderr)
         return code
 
 
+def changes_to_environment(cluster: Cluster) -> dict[str, str]:
+    """What msrun and the workers get beside this process's environment."""
+    return {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
+        "PYTHONUNBUFFERED": "1",
+        # The user's own go before.
+        **{name: os.environ.get(name, value) for name, value in {"GLOG_v": "3", **cluster.environment()}.items()},
+    }
+
+
+def msrun_command(cluster: Cluster, log_dir: Path, command: Sequence[str]) -> list[str]:
+    """The complete command; UserError without msrun."""
+    binaries = Path(sys.executable).parent
+    msrun = shutil.which("msrun", path=changes_to_environment(cluster)["PATH"])
+    if msrun is None:
+        raise UserError(f"msrun, which comes with MindSpore, is not installed beside {sys.executable}")
+    # msrun looks Python up in the PATH, by one of two names.
+    python = "python3" if (binaries / "python3").exists() else "python"
+    return [msrun, *cluster.msrun_arguments(log_dir), python, *command]
+
+
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="run_distribute_train.sh", description=__doc__)
-    parser.add_argument("--workers", type=int, metavar="N", default=2, help="processes, 1 to 256; default 2")
-    parser.add_argument("--device_target", choices=("CPU", "GPU", "Ascend"), help="default: what the config says")
-    parser.add_argument(
-        "--master_port",
-        type=int,
-        metavar="PORT",
-        default=0,
-        help="where the workers meet, 1024 to 65535; default: a free one",
-    )
-    parser.add_argument(
-        "--log_dir",
-        metavar="DIR",
-        default="runs/msrun_logs",
-        help="where worker_N.log, scheduler.log and msrun.log go; default runs/msrun_logs",
-    )
-    options, arguments = parser.parse_known_args(argv)
-    if not 1 <= options.workers <= MOST_WORKERS:
-        raise UserError(f"--workers is {options.workers}, but must be 1 to {MOST_WORKERS}")
-    if options.device_target:
-        arguments = ["--device_target", options.device_target, *arguments]
-    if options.traceback:
-        arguments = ["--traceback", *arguments]
-    port = open_port(options.master_port)
-    log_dir = Path(options.log_dir)
+    options, arguments = parse(argv)
+    command = [str(ROOT / "train.py"), "--distribute", *arguments]
+    if options.dry_run:
+        options.node_rank = options.node_rank or 0
+        print_commands(clusters.find(options), options.log_dir, command)
+        return 0
+    cluster = clusters.at_open_port(clusters.find(options))
+    if cluster.nodes > 1:
+        print(cluster.describe(), flush=True)
+    log_dir = log_folder(options.log_dir, cluster)
     with open_log_dir(log_dir):
-        launch = Launch(options.workers, port, log_dir, [str(ROOT / "train.py"), "--distribute", *arguments])
+        launch = Launch(cluster, log_dir, command)
         launch.catch_signals()
         return launch.run()
 
 
-def open_port(port: int) -> int:
-    """`port` if nothing listens there, or for 0 some free one; UserError otherwise."""
-    if port and not 1024 <= port <= 65535:
-        raise UserError(f"--master_port is {port}, but must be 1024 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(f"--master_port is {port}, but something else listens there; choose another") from error
-        return probe.getsockname()[1]
+def print_commands(cluster: Cluster, log_dir: str, command: Sequence[str]) -> None:
+    """What each machine would run, to be pasted into a shell."""
+    for node_rank in range(cluster.nodes):
+        one = replace(cluster, node_rank=node_rank, master_port=cluster.master_port or clusters.DEFAULT_PORT)
+        changes = changes_to_environment(one)
+        path = f'PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+        variables = [path, *(f"{name}={shlex.quote(changes[name])}" for name in changes if name != "PATH")]
+        print(f"# machine {node_rank} of {cluster.nodes}")
+        print(*variables, shlex.join(msrun_command(one, log_folder(log_dir, one), command)))
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The launcher's flags, and the arguments for train.py."""
+    parser = doors.Parser(prog="run_distribute_train.sh", description=__doc__)
+    parser.add_argument("--workers", type=int, metavar="N", default=2, help="processes on all machines; default 2")
+    parser.add_argument("--device_target", choices=("CPU", "GPU", "Ascend"), help="default: what the config says")
+    parser.add_argument("--nodes", type=int, metavar="N", help="machines, each with its own launcher; default 1")
+    parser.add_argument("--node_rank", type=int, metavar="N", help="this machine's number, from 0")
+    parser.add_argument("--master_addr", metavar="HOST", help="machine 0, by the name or address that all reach it by")
+    parser.add_argument(
+        "--master_port",
+        type=int,
+        metavar="PORT",
+        help="where the workers meet there, 1024 to 65535, the same on each machine; default: on one machine a free "
+        f"one, on several {clusters.DEFAULT_PORT}",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=int,
+        metavar="SECONDS",
+        default=Cluster.timeout,
+        help="how long workers wait for each other when they start; more where machines start at different times; "
+        f"default {Cluster.timeout}",
+    )
+    parser.add_argument("--rank_table", metavar="FILE", help="Ascend: the JSON file that lists the cluster's devices")
+    parser.add_argument(
+        "--log_dir",
+        metavar="DIR",
+        default="runs/msrun_logs",
+        help="where worker_N.log, scheduler.log and msrun.log go, with several machines in node_N there; default "
+        "runs/msrun_logs",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print each machine's command and start nothing")
+    options, arguments = parser.parse_known_args(argv)
+    if options.device_target:
+        arguments = ["--device_target", options.device_target, *arguments]
+    if options.traceback:
+        arguments = ["--traceback", *arguments]
+    return options, arguments
+
+
+def log_folder(folder: str, cluster: Cluster) -> Path:
+    """This machine's own: machines may share their disks."""
+    return Path(folder) / f"node_{cluster.node_rank}" if cluster.nodes > 1 else Path(folder)
 
 
 def open_log_dir(folder: Path):

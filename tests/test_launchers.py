@@ -1,19 +1,26 @@
 """The shell launchers as a user starts them: their arguments, their exit codes, and what signals to them do."""
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
 import pytest
 
-from scripts.distribute import MARK
+from scripts.cluster import Cluster, at_open_port
+from scripts.distribute import MARK, Launch
+from scripts.logs import HUNG
 from src import checkpoints
 from src.training.distribution import is_statistic
 
@@ -152,7 +159,19 @@ def test_thin_launchers_explain_themselves_and_their_program(script, program, tm
 def test_the_distributed_launcher_explains_its_arguments(tmp_path):
     done = run(DISTRIBUTE, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for text in ("--workers", "--device_target", "--master_port", "--log_dir", f"bash scripts/{DISTRIBUTE}", "143"):
+    flags = (
+        "--workers --nodes --node_rank --master_addr --master_port --timeout --rank_table --log_dir --dry-run".split()
+    )
+    targets = [f"--device_target {target}" for target in ("Ascend", "GPU", "CPU")]
+    for text in (
+        *flags,
+        *targets,
+        f"bash scripts/{DISTRIBUTE} --workers 8",
+        "srun --nodes 2",
+        "--resume",
+        "143",
+        "124",
+    ):
         assert text in done.stdout
 
 
@@ -177,6 +196,146 @@ def test_the_active_environment_goes_before_the_repositorys_own(active, expected
     variables.update(VIRTUAL_ENV=active, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     done = subprocess.run(["bash", tmp_path / "scripts/run_eval.sh"], env=variables, capture_output=True, text=True)
     assert done.stdout == f"{expected}\n"
+
+
+def test_a_dry_run_prints_the_commands_of_all_machines_and_does_nothing(tmp_path):
+    arguments = ("--workers", 4, "--nodes", 2, "--master_addr", "10.0.0.1", "--data_path", "my data")
+    done = run(DISTRIBUTE, *arguments, "--dry-run", cwd=tmp_path, GLOG_v="2")
+    assert done.returncode == 0, done.stderr
+    comments, commands = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
+    assert comments == ["# machine 0 of 2", "# machine 1 of 2"]
+    for node, command_line in enumerate(commands):
+        words = shlex.split(command_line)
+        for word in ("GLOG_v=2", "--worker_num=4", "--local_worker_num=2", "--master_addr=10.0.0.1", "my data"):
+            assert word in words
+        assert f"--node_rank={node}" in words and f"--log_dir=runs/msrun_logs/node_{node}" in words
+    assert list(tmp_path.iterdir()) == []
+    variables = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "GLOG_v": "2"}
+    assert run(DISTRIBUTE, *arguments[:2], "--data_path", "my data", "--dry-run", cwd=tmp_path, **variables).stdout == (
+        done.stdout
+    )
+
+
+def fake_run(folder: Path, worker: str, cluster: Cluster | None = None, scheduler: str = "time.sleep(600)") -> Launch:
+    """A run, not yet started, whose workers, and msrun's scheduler, do no more than the given lines."""
+    script = folder / "worker.py"
+    script.write_text(
+        "import json, os, sys, time\n"
+        + "from mindspore.communication import init\n" * ("init()" in worker)
+        + f"if os.environ['MS_ROLE'] == 'MS_SCHED':\n    {scheduler}\n    sys.exit()\n"
+        + "rank = int(os.environ['MS_NODE_ID'])\n"
+        + textwrap.dedent(worker)
+    )
+    return Launch(cluster or at_open_port(Cluster(2, master_port=0)), folder, [str(script)])
+
+
+def test_a_worker_that_hangs_is_named_and_all_end(tmp_path, capfd):
+    launch = fake_run(
+        tmp_path,
+        """
+        beat = {"doing": "reading images", "waiting": rank == 0, "until": time.monotonic() + 3}
+        with open(os.path.join(os.environ["FDA_BNN_HEARTBEATS"], str(rank)), "w") as file:
+            json.dump(beat, file)
+        time.sleep(600)
+        """,
+    )
+    start = time.monotonic()
+    assert launch.run() == HUNG
+    assert time.monotonic() - start < 60
+    error = capfd.readouterr().err
+    assert re.fullmatch(
+        rf"error: worker 1 hangs since \d s \(reading images\); see {tmp_path}/worker_1.log; all workers are ended\n",
+        error,
+    )
+    assert launch.processes() == {} and not launch.watch.folder.exists()
+
+
+def test_a_worker_that_refuses_its_input_is_quoted(tmp_path, capfd):
+    launch = fake_run(
+        tmp_path,
+        """
+        if rank == 1:
+            print("error: data.path is DIR, but there is no such folder")
+            sys.exit(2)
+        time.sleep(600)
+        """,
+    )
+    assert launch.run() == 2
+    expected = "worker 1 ended with exit code 2: data.path is DIR, but there is no such folder"
+    assert capfd.readouterr().err == f"error: {expected}; see {tmp_path}/worker_1.log\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "scheduler", "worker", "code", "expected"),
+    [
+        (
+            -9,
+            "",
+            "",
+            137,
+            "worker 3 was killed by SIGKILL (exit code 137), as the kernel does when memory runs out; see",
+        ),
+        (-15, "", "", 143, "worker 3 was killed by SIGTERM (exit code 143); see"),
+        (143, "", "", 143, ""),  # another machine's launcher was asked to end the run
+        (130, "", "", 130, ""),
+        (1, "The node: 1 is timed out. It may exit", "", HUNG, "worker 1 of machine 0 does not answer any more"),
+        (1, "The node: 2 is timed out. It may exit", "", HUNG, "worker 2 does not answer any more"),
+        (1, "Building networking for MS_SCHED failed.", "", HUNG, "--timeout): machines 0, 2 did not come; see"),
+        (1, "", "Building networking for MS_WORKER failed.", HUNG, "--timeout): machines 0, 2 did not come; see"),
+        (
+            1,
+            "",
+            "RunRingAllReduce] Ring wait failed.",
+            HUNG,
+            "worker 3 lost the workers of machines 0, 2; see the logs",
+        ),
+        (
+            1,
+            "",
+            "Failed to initialize the node.\nBuilding networking for MS_WORKER failed.",
+            HUNG,
+            "the 6 workers did not meet at n0:8118 within 40 s (--timeout): the master did not answer; see",
+        ),
+    ],
+)
+def test_the_end_of_a_run_is_told_in_one_sentence(status, scheduler, worker, code, expected, tmp_path, capsys):
+    """By what msrun and MindSpore write, on machine 1 of three, whose workers are 2 and 3."""
+    launch = fake_run(tmp_path, "", Cluster(6, 8118, "n0", nodes=3, node_rank=1))
+    launch.msrun = SimpleNamespace(returncode=1)
+    launch.ranks = {1000: 2, 1001: 3}
+    (tmp_path / "msrun.log").write_text(f"Worker process 1001 exit with exception. Error code: {status}.\n")
+    (tmp_path / "scheduler.log").write_text(scheduler)
+    (tmp_path / "worker_3.log").write_text(worker)
+    assert launch.exit_code() == code
+    error = capsys.readouterr().err
+    assert error.count("error: ") == bool(expected), error
+    assert expected in error
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_fails_ends_the_run(tmp_path, capfd):
+    launch = fake_run(tmp_path, "time.sleep(600)", scheduler="time.sleep(5); sys.exit(3)")
+    assert launch.run() == HUNG
+    assert "error: msrun's scheduler has failed" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_machine_that_does_not_come_is_named(tmp_path, capfd):
+    cluster = replace(at_open_port(Cluster(2, master_port=0)), nodes=2, timeout=5)
+    start = time.monotonic()
+    assert fake_run(tmp_path, "init()", cluster, "init()").run() == HUNG
+    assert time.monotonic() - start < 60
+    assert (
+        f"at 127.0.0.1:{cluster.master_port} within 5 s (--timeout): machine 1 did not come" in capfd.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_a_master_that_cannot_be_reached_is_named(tmp_path, capfd):
+    # 127.0.0.2 is this machine, too, but msrun takes it for another.
+    cluster = Cluster(2, 8118, "127.0.0.2", nodes=2, node_rank=1, timeout=5)
+    assert fake_run(tmp_path, "init()", cluster, "init()").run() == HUNG
+    assert "at 127.0.0.2:8118 within 5 s (--timeout): the master did not answer" in capfd.readouterr().err
 
 
 def test_bad_input_to_the_workers_is_shown_and_its_exit_code_passed_on(launch):
@@ -257,7 +416,23 @@ def test_the_loss_of_a_worker_ends_the_run_and_names_its_log(launch, tmp_path):
     launcher.wait_for_a_step(tmp_path / "run/last.ckpt")
     os.kill(launcher.workers()["1"], signal.SIGKILL)
     assert launcher.exit_code() == 137
-    assert "error: worker 1 ended with exit code 137; see logs/worker_1.log" in launcher.output()
+    assert "error: worker 1 was killed by SIGKILL (exit code 137)" in launcher.output()
+    assert "; see logs/worker_1.log" in launcher.output()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_ends_the_run_and_the_last_checkpoint_resumes(launch, tmp_path):
+    last = tmp_path / "run/last.ckpt"
+    launcher = launch(*TWIN, "--output_dir", "run")
+    launcher.wait_for_a_step(last)
+    start = time.monotonic()
+    os.kill(launcher.workers()["1"], signal.SIGSTOP)
+    assert launcher.exit_code() == HUNG
+    assert time.monotonic() - start < 60
+    assert "error: worker 1 is stopped, as by SIGSTOP" in launcher.output()
+    step = checkpoints.read(last).state["step"]
+    launcher = launch("--resume", "run")
+    assert launcher.wait_for_a_step(last) > step
 
 
 @pytest.mark.slow

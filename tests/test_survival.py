@@ -12,7 +12,8 @@ import pytest
 from soak import kills
 
 import doors as processes
-from scripts.distribute import Launch, open_port
+from scripts.cluster import Cluster, at_open_port
+from scripts.distribute import Launch
 from src import checkpoints, doors
 from src.config import load_config
 from src.errors import UserError, WriteError
@@ -173,7 +174,7 @@ def test_sigterm_in_an_evaluation_saves_and_ends_within_10_seconds(tmp_path, mon
 
 @pytest.mark.slow
 def test_a_worker_that_differs_from_the_others_is_named_and_the_run_ends(tmp_path):
-    launch = Launch(3, open_port(0), tmp_path, [diverging_worker.__file__, "1", str(tmp_path / "run")])
+    launch = Launch(at_open_port(Cluster(3, 0)), tmp_path, [diverging_worker.__file__, "1", str(tmp_path / "run")])
     assert launch.run() == 2
     for rank in range(3):
         log = (tmp_path / f"worker_{rank}.log").read_text()

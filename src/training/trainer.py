@@ -204,6 +204,7 @@ class Trainer:
                 every = experiment.config.train.save_every_steps
                 if every and progress.step // every > (progress.step - result.steps) // every:
                     self._checkpoint()
+        self.heartbeat.note("averaging statistics", f" of epoch {progress.epoch + 1}", waiting=True)
         self.workers.average_statistics(experiment.network)
         self._average_loss()
         self._require_the_same_state(f"after epoch {progress.epoch + 1}")

@@ -8,7 +8,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from scripts.distribute import Launch, open_port
+from scripts.cluster import Cluster, at_open_port
+from scripts.distribute import Launch
 from src.runtime import Worker
 from src.training.evaluation import evaluate
 from tests.training import distribution_worker as program
@@ -35,7 +36,7 @@ def data_folder(tmp_path_factory) -> Iterator[str]:
 def ranks(request, data_folder, tmp_path_factory) -> list[dict[str, np.ndarray]]:
     """What each of the workers wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch = Launch(request.param, open_port(0), folder, [program.__file__, data_folder, str(folder)])
+    launch = Launch(at_open_port(Cluster(request.param, 0)), folder, [program.__file__, data_folder, str(folder)])
     code = launch.run()
     assert code == 0, "\n".join(log.read_text() for log in sorted(folder.glob("*.log")))
     return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in range(request.param)]

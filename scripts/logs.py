@@ -1,0 +1,99 @@
+"""What the logs of msrun, of its scheduler and of the workers say about the end of a run, in one sentence."""
+
+import re
+import signal
+import sys
+from pathlib import Path
+
+from scripts.cluster import Cluster
+
+HUNG = 124  # the exit code of timeout(1)
+FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")  # in msrun's log
+LOST = re.compile(r"The node: (\d+) is timed out")  # in the scheduler's log
+NOT_MET = re.compile(r"Building networking for MS_\w+ failed")  # there, and in a worker's
+CUT_OFF = re.compile(r"AllReduce\w*\] .*failed")  # in a worker's log: the others went away while it averaged with them
+UNREACHABLE = "Failed to initialize the node"  # in a worker's log: the scheduler did not answer
+
+
+class Logs:
+    """The logs that this machine's msrun writes.
+
+    Args:
+        folder: where they are.
+        cluster: whose they are.
+    """
+
+    def __init__(self, folder: Path, cluster: Cluster):
+        self.folder = folder
+        self.cluster = cluster
+
+    def lost(self) -> str | None:
+        """The sentence about a worker that msrun's scheduler, which runs on machine 0, misses; None: it misses none."""
+        scheduler = self.text("scheduler.log")
+        if lost := LOST.search(scheduler):
+            rank = int(lost.group(1))
+            machine = self.cluster.machine_of(rank)
+            who, log = f"worker {rank}", str(self.of(rank))
+            if machine != self.cluster.node_rank:
+                who, log = f"{who} of machine {machine}", f"{self.of(rank).name} there"
+            return f"{who} does not answer any more: killed, stopped or cut off; see {log}"
+        if NOT_MET.search(scheduler):
+            absent = self.cluster.others() if self.cluster.nodes > 1 else "a worker"
+            return self.not_met(f"{absent} did not come", self.folder)
+        return None
+
+    def cut_off(self, rank: int) -> str:
+        """The sentence about a worker that could not average with the others."""
+        others = f"the workers of {self.cluster.others()}" if self.cluster.nodes > 1 else "another worker"
+        return f"worker {rank} lost {others}; see the logs there, and {self.of(rank)}"
+
+    def not_met(self, reason: str, log: Path) -> str:
+        """The sentence about workers that waited for each other in vain."""
+        cluster = self.cluster
+        return (
+            f"the {cluster.workers} workers did not meet at {cluster.master_addr}:{cluster.master_port} within "
+            f"{cluster.timeout} s (--timeout): {reason}; see {log}"
+        )
+
+    def of(self, rank: int) -> Path:
+        return self.folder / f"worker_{rank}.log"
+
+    def text(self, log: str) -> str:
+        """What a log says by now."""
+        try:
+            return (self.folder / log).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def failure(self) -> tuple[int, int] | None:
+        """The process and the exit code of the worker that failed first, as msrun logged them; -n: by signal n."""
+        found = FAILURE.search(self.text("msrun.log"))
+        return found and (int(found.group(1)), int(found.group(2)))
+
+    def explain(self, rank: int, status: int) -> tuple[int, str]:
+        """The exit code and the sentence for a worker of this machine that failed."""
+        log = self.text(self.of(rank).name)
+        if NOT_MET.search(log):
+            others = f"{self.cluster.others()} did not come" if self.cluster.nodes > 1 else "not all came"
+            return HUNG, self.not_met("the master did not answer" if UNREACHABLE in log else others, self.of(rank))
+        if CUT_OFF.search(log):
+            return HUNG, self.cut_off(rank)
+        said = ""
+        if rank != self.cluster.first_rank:  # that one's output was shown
+            said = "".join([line.removeprefix("error") for line in log.splitlines() if line.startswith("error: ")][-1:])
+            if not said and status > 0:
+                print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)
+        return shell_code(status), f"worker {rank} {end_of(status)}{said}; see {self.of(rank)}"
+
+
+def end_of(status: int) -> str:
+    """How a process ended, in words; -n: by signal n."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    hint = ", as the kernel does when memory runs out" if -status == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-status).name} (exit code {shell_code(status)}){hint}"
+
+
+def shell_code(status: int) -> int:
+    """A process's exit code as a shell has it: 128 + n for one that signal n ended."""
+    return 128 - status if status < 0 else status

@@ -1,0 +1,96 @@
+"""Which of several workers is found to hang, by what they wrote and by the state of their processes."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from scripts import watch
+from scripts.watch import Watch
+
+
+@pytest.fixture
+def processes() -> Iterator[dict[int, int]]:
+    """Two sleeping processes as workers: rank -> process."""
+    started = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
+    yield {rank: process.pid for rank, process in enumerate(started)}
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def tell(tmp_path) -> Callable[..., None]:
+    """Writes what a worker says of itself; `left`: seconds to its deadline."""
+
+    def write(rank: int, left: float | None, waiting: bool, doing: str = "step 17 of epoch 3") -> None:
+        until = None if left is None else time.monotonic() + left
+        text = json.dumps({"doing": doing, "waiting": waiting, "until": until})
+        (tmp_path / str(rank)).write_text(f"{text:200}\n")
+
+    return write
+
+
+def stop(process: int) -> None:
+    os.kill(process, signal.SIGSTOP)
+    while watch.state(process) != "T":
+        time.sleep(0.01)
+
+
+def test_workers_within_their_limits_do_not_hang(processes, tell, tmp_path):
+    tell(0, 60, waiting=True)
+    tell(1, None, waiting=False)
+    assert Watch(tmp_path, alone=True).hung(processes) == {}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"doing": 1}', '{"doing": "", "waiting": true, "until": "x"}'])
+def test_unreadable_content_is_ignored(content, processes, tmp_path):
+    (tmp_path / "0").write_text(content)
+    assert Watch(tmp_path, alone=True).hung(processes) == {}
+
+
+def test_the_one_that_does_not_wait_is_the_cause(processes, tell, tmp_path):
+    tell(0, -1, waiting=True)
+    tell(1, -2, waiting=False, doing="reading images, epoch 3")
+    os.utime(tmp_path / "1", (time.time() - 47,) * 2)
+    assert Watch(tmp_path, alone=True).hung(processes) == {1: "worker 1 hangs since 47 s (reading images, epoch 3)"}
+
+
+def test_a_worker_that_is_still_in_time_is_the_cause_when_the_late_ones_wait_for_it(processes, tell, tmp_path):
+    tell(0, -1, waiting=True)
+    tell(1, 5, waiting=False)
+    assert list(Watch(tmp_path, alone=True).hung(processes)) == [1]
+
+
+def test_a_stopped_worker_is_the_cause_when_all_wait(processes, tell, tmp_path):
+    tell(0, -1, waiting=True)
+    tell(1, -1, waiting=True)
+    stop(processes[1])
+    hung = Watch(tmp_path, alone=True).hung(processes)
+    assert hung == {1: "worker 1 is stopped, as by SIGSTOP, since 0 s (step 17 of epoch 3)"}
+
+
+@pytest.mark.parametrize(("alone", "expected"), [(True, "hangs since"), (False, "for workers of other machines")])
+def test_all_late_workers_are_named_when_all_wait(alone, expected, processes, tell, tmp_path):
+    tell(0, -1, waiting=True)
+    tell(1, -1, waiting=True)
+    hung = Watch(tmp_path, alone).hung(processes)
+    assert list(hung) == [0, 1]
+    assert all(expected in phrase for phrase in hung.values())
+
+
+def test_a_worker_that_stays_stopped_is_found_without_any_limit(processes, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "STOPPED_SECONDS", 0.2)
+    looks = Watch(tmp_path, alone=True)
+    stop(processes[0])
+    assert looks.hung(processes) == {}
+    time.sleep(0.3)
+    assert list(looks.hung(processes)) == [0]
+    os.kill(processes[0], signal.SIGCONT)
+    while watch.state(processes[0]) == "T":
+        time.sleep(0.01)
+    assert looks.hung(processes) == {}
