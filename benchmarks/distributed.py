@@ -11,6 +11,8 @@ docs/scaling.md explains both.
 
 import os
 import queue
+import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -304,6 +306,13 @@ def print_efficiency(case: Case, gradients: Gradients) -> None:
     )
 
 
+class Silent(Launch):
+    """A launch whose workers' words stay in their logs: the tables are all that is printed."""
+
+    def show(self) -> None:
+        pass
+
+
 class Group:
     """Workers that train together, each a process pinned to its cores, that do what they are told.
 
@@ -321,7 +330,7 @@ class Group:
         logs.mkdir()
         pinned = ":".join(",".join(map(str, own)) for own in cores)
         command = [str(WORKER), str(folder / "socket"), name, pinned, network, str(int(noise))]
-        self.launch = Launch(self.size, open_port(0), logs, command)
+        self.launch = Silent(self.size, open_port(0), logs, command)
 
     def start(self, arrivals: queue.Queue) -> None:
         """Launches the workers; their end goes into `arrivals`, where an early one is noticed."""
@@ -373,39 +382,41 @@ def print_measurement(network: str, noise: bool, batch_size: int, workers: int, 
         raise UserError(f"--batch_size is {batch_size}, but must be a multiple of the {workers} workers")
     size = count_gradients(build(network, noise))
     single = [[core] for core in cores[:workers]]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        alone = [Group(f"alone_{number}", [own], network, noise, folder) for number, own in enumerate(single)]
-        wide = Group("wide", [cores], network, noise, folder)
-        joined = Group("joined", single, network, noise, folder)
-        groups = [*alone, wide, joined]
-        full, part, timed = ("train", batch_size, steps), ("train", batch_size // workers, steps), steps * REDUCTIONS
-        runs = {
-            "one": (alone[:1], full),
-            "wide": ([wide], full),
-            "apart": (alone, full),
-            "weak": ([joined], full),
-            "strong": ([joined], part),
-            "tensors": ([joined], ("reduce", "tensors", timed)),
-            "flat": ([joined], ("reduce", "flat", timed)),
-        }
-        try:
-            gather(groups, Listener(str(folder / "socket"), backlog=sum(group.size for group in groups)))
-            medians: dict[str, list[float]] = {key: [] for key in runs}
-            for turn in range(turns + 1):  # the first turn compiles
-                for key, (members, order) in runs.items():
-                    for group in members:
-                        group.tell(order)
-                    times = [seconds for group in members for seconds in group.answer()]
-                    if turn:
-                        medians[key].append(statistics.median(times))
-            for group in groups:
-                group.tell(None)
-            for group in groups:
-                group.thread.join()
-        finally:
-            for group in groups:
-                group.launch.kill_all()
+    folder = Path(tempfile.mkdtemp(prefix="distributed_"))  # it stays where a worker fails: its log is there
+    alone = [Group(f"alone_{number}", [own], network, noise, folder) for number, own in enumerate(single)]
+    wide = Group("wide", [cores], network, noise, folder)
+    joined = Group("joined", single, network, noise, folder)
+    groups = [*alone, wide, joined]
+    full, part, timed = ("train", batch_size, steps), ("train", batch_size // workers, steps), steps * REDUCTIONS
+    runs = {
+        "one": (alone[:1], full),
+        "wide": ([wide], full),
+        "apart": (alone, full),
+        "weak": ([joined], full),
+        "strong": ([joined], part),
+        "tensors": ([joined], ("reduce", "tensors", timed)),
+        "flat": ([joined], ("reduce", "flat", timed)),
+    }
+    medians: dict[str, list[float]] = {key: [] for key in runs}
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the workers are to end, too
+    try:
+        with Listener(str(folder / "socket"), backlog=workers * 2 + 1) as listener:
+            gather(groups, listener)
+        for turn in range(turns + 1):  # the first turn compiles
+            for key, (members, order) in runs.items():
+                for group in members:
+                    group.tell(order)
+                times = [seconds for group in members for seconds in group.answer()]
+                if turn:
+                    medians[key].append(statistics.median(times))
+        for group in groups:
+            group.tell(None)
+        for group in groups:
+            group.thread.join()
+    finally:
+        for group in groups:
+            group.launch.kill_all()
+    shutil.rmtree(folder)
     report(f"`{network}`{' with noise modules' if noise else ''}", size, batch_size, workers, len(cores), medians)
 
 

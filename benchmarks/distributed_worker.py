@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src import runtime  # noqa: E402
 
-# Threads are counted and bound when MindSpore is imported.
-cores = sys.argv[3].split(":")[int(os.environ["MS_NODE_ID"])].split(",")
+# Threads are counted and bound when MindSpore is imported. msrun's scheduler, which has no number, runs this file too.
+cores = sys.argv[3].split(":")[int(os.environ.get("MS_NODE_ID", 0))].split(",")
 os.sched_setaffinity(0, map(int, cores))
 os.environ["OMP_NUM_THREADS"] = str(len(cores))
 runtime.prepare_environment()
