@@ -200,7 +200,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g}"
+    """Three digits, without an exponent."""
+    return f"{float(f'{seconds * 1e3:.3g}'):,g}"
 
 
 def print_model(cases: Sequence[Case]) -> None:
