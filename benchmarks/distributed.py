@@ -430,6 +430,9 @@ def report(
     def ratio(one: str, other: str, of: Callable[[float, float], float] = lambda a, b: a / b) -> float:
         return statistics.median(of(a, b) for a, b in zip(medians[one], medians[other], strict=True))
 
+    def spread(key: str) -> str:
+        return f"{milliseconds(min(medians[key]))}-{milliseconds(max(medians[key]))}"
+
     rows = {
         "one": ("1 worker, 1 core", batch_size, batch_size),
         "wide": (f"1 worker, {cores} cores", batch_size, batch_size),
@@ -437,7 +440,7 @@ def report(
         "weak": (f"{workers} workers, 1 core each, averaged", batch_size, workers * batch_size),
         "strong": (f"{workers} workers, 1 core each, averaged", batch_size // workers, batch_size),
     }
-    print(f"{what} on CPU, medians of {len(medians['one'])} turns\n")
+    print(f"{what} on CPU, medians of {len(medians['one'])} turns (the fastest and the slowest turn)\n")
     print(
         table(
             ("", "batch a worker", "step, ms", "images/s", "speed-up"),
@@ -445,7 +448,7 @@ def report(
                 (
                     text,
                     str(own),
-                    milliseconds(median[key]),
+                    f"{milliseconds(median[key])} ({spread(key)})",
                     f"{together / median[key]:.1f}",
                     f"{ratio('one', key) * together / batch_size:.2f}",
                 )
@@ -458,7 +461,7 @@ def report(
         table(
             ("", "ms", "of a step apart"),
             [
-                (text, milliseconds(median[key]), f"{ratio(key, 'apart'):.3f}")
+                (text, f"{milliseconds(median[key])} ({spread(key)})", f"{ratio(key, 'apart'):.3f}")
                 for key, text in (("tensors", "as a step does it"), ("flat", "as one tensor"))
             ],
         )
