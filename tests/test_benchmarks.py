@@ -1,0 +1,126 @@
+"""The reckoning of benchmarks/distributed.py against values worked out by hand, and its page against the reckoning."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from mindspore import nn
+
+import doors as processes
+from benchmarks.distributed import (
+    CASES,
+    Cluster,
+    Gradients,
+    Link,
+    allreduce,
+    build,
+    count_gradients,
+    efficiency,
+    main,
+    print_efficiency,
+    report,
+    ring_allreduce,
+)
+from src.errors import UserError
+
+INSIDE = Link("inside", 2e9, 0.5, 1e-6, "")  # 1 GB/s to reckon with
+BETWEEN = Link("between", 1e9, 0.1, 10e-6, "")  # 0.1 GB/s
+PAGE = (processes.ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+
+
+def test_a_ring_of_two_sends_all_bytes_once_in_two_hops():
+    assert ring_allreduce(2, 1e6, speed=1e9, latency=10e-6) == pytest.approx(1e-3 + 20e-6)
+
+
+def test_every_message_of_a_ring_pays_its_own_latency():
+    assert ring_allreduce(8, 8e6, speed=1e9, latency=1e-6, messages=5) == pytest.approx(14 * (1e-3 + 5e-6))
+
+
+def test_machines_share_the_bytes_in_rings_inside_and_between():
+    cluster = Cluster(INSIDE, BETWEEN, devices=8)
+    inside = 14 * (1e-3 + 1e-6)
+    assert allreduce(8, 8e6, cluster) == pytest.approx(inside)
+    assert allreduce(32, 8e6, cluster) == pytest.approx(inside + 6 * (2e6 / 1e8 + 10e-6))
+    with pytest.raises(ValueError, match="12 workers do not fill machines of 8"):
+        allreduce(12, 8e6, cluster)
+
+
+def test_machines_of_one_device_are_one_ring():
+    assert allreduce(4, 4e6, Cluster(INSIDE, BETWEEN, devices=1)) == pytest.approx(6 * (1e6 / 1e8 + 10e-6))
+
+
+def test_one_worker_is_as_fast_as_itself():
+    for devices in (1, 8):
+        assert allreduce(1, 1e9, Cluster(INSIDE, BETWEEN, devices)) == 0
+    assert efficiency(0.1, 0.0) == 1
+
+
+@pytest.mark.parametrize("overlap, expected", [(0, 0.1 / 0.15), (0.5, 0.1 / (0.15 - 0.1 / 3)), (1, 1)])
+def test_what_runs_beside_the_backward_pass_costs_nothing(overlap, expected):
+    assert efficiency(0.1, 0.05, overlap) == pytest.approx(expected)
+
+
+def test_what_the_optimizer_does_not_update_is_no_gradient():
+    network = nn.Dense(3, 2)
+    assert count_gradients(network) == Gradients(values=8, tensors=2)
+    assert count_gradients(network).bytes == 32
+    network.bias.requires_grad = False
+    assert count_gradients(network) == Gradients(values=6, tensors=1)
+
+
+def test_ratios_are_medians_of_the_turns_own(capsys):
+    medians = {
+        "one": [1.0, 2.0, 1.0],
+        "wide": [0.5, 1.0, 0.5],
+        "apart": [1.0, 2.0, 1.0],
+        "weak": [1.25, 2.5, 1.25],
+        "strong": [0.625, 1.25, 0.625],
+        "tensors": [0.25, 0.5, 0.25],
+        "flat": [0.1, 0.2, 0.1],
+    }
+    report("network", Gradients(1_000_000, 4), 8, 2, 2, medians)
+    lines = capsys.readouterr().out
+    assert "| 2 workers, 1 core each, averaged | 8 | 1,250 (1,250-2,500) | 12.8 | 1.60 |" in lines
+    assert "| 2 workers, 1 core each, averaged | 4 | 625 (625-1,250) | 12.8 | 1.60 |" in lines
+    assert "| as a step does it | 250 (250-500) | 0.250 |" in lines
+    assert "averaged against 2 not connected: 0.80; by the formula from the allreduce alone: 0.80" in lines
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["measure", "--workers", "1"], "--workers is 1, but must be at least 2"),
+        (["measure", "--workers", "9999"], "--workers is 9999, but there are"),
+        (["measure", "--turns", "0"], "--turns and --steps must be at least 1"),
+        (["model", "--images_per_second", "0", "1"], "must be above 0"),
+        (["model", "--network", "resnet21"], "unknown network 'resnet21'"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_is_refused(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        main(arguments)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.network)
+def test_the_page_holds_the_networks_own_numbers(case, capsys):
+    without, with_noise = (count_gradients(build(case.network, noise)) for noise in (False, True))
+    counts = (
+        f"| `{case.network}` | {without.values:,} / {with_noise.values:,} | {without.tensors} / {with_noise.tensors} |"
+    )
+    assert counts in PAGE
+    print_efficiency(case, without)
+    for line in capsys.readouterr().out.splitlines():
+        assert not line.startswith("| ") or line in PAGE
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_real_network_are_measured():
+    command = [sys.executable, "benchmarks/distributed.py", "measure", "--batch_size", "2", "--turns", "1"]
+    done = subprocess.run(
+        [*command, "--steps", "1"], cwd=processes.ROOT, env=os.environ, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^\| .* \| \d+ \| [\d.,]+ \([\d.,]+-[\d.,]+\) \| [\d.]+ \| [\d.]+ \|$", done.stdout, re.MULTILINE)) == 5
+    assert re.search(r"by the formula from the allreduce alone: 0\.\d+", done.stdout)
