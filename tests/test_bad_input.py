@@ -201,7 +201,7 @@ IN_PROCESS = [
     (
         "train",
         "--runtime.sync_batch_norm true",
-        "which MindSpore has for Ascend alone, but runtime.device_target is CPU",
+        "for Ascend alone, but runtime.device_target is CPU",
     ),
     ("train", "--train.sink_size 0", "train.sink_size is 0", "greater than or equal to 1"),
     ("train", "--train.sink_size 10", "train.sink_size is 10, but runtime.device_target is CPU"),
