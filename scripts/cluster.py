@@ -260,6 +260,8 @@ def _devices(options: Namespace) -> tuple[tuple[str, ...], ...]:
         servers = [[(int(d["rank_id"]), str(d["device_id"])) for d in s["device"]] for s in table["server_list"]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{name}which has no server_list of devices with rank_id and device_id") from error
+    if table.get("status", "completed") != "completed":
+        raise UserError(f"{name}whose status is {table['status']!r}: wait until the cluster has completed it")
     total = sum(map(len, servers))
     if total != options.workers:
         raise UserError(f"{name}which lists {total} devices, but --workers is {options.workers}")

@@ -135,6 +135,7 @@ def test_a_rank_table_of_another_run_is_refused(servers, given, expected, tmp_pa
         ("{}", "which has no server_list of devices"),
         ('{"server_list": [{"device": [{"rank_id": "first", "device_id": "0"}]}]}', "which has no server_list"),
         ('{"server_list": []}', "which lists 0 devices"),
+        ('{"server_list": [], "status": "initializing"}', "whose status is 'initializing'"),
     ],
 )
 def test_a_file_that_is_no_rank_table_is_refused(content, expected, tmp_path):
