@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts.cluster import Cluster, at_open_port  # noqa: E402
+from scripts import cluster as clusters  # noqa: E402
 from scripts.distribute import Launch  # noqa: E402
 from src import doors, runtime  # noqa: E402
 from src.errors import UserError  # noqa: E402
@@ -332,7 +332,7 @@ class Group:
         logs.mkdir()
         pinned = ":".join(",".join(map(str, own)) for own in cores)
         command = [str(WORKER), str(folder / "socket"), name, pinned, network, str(int(noise))]
-        self.launch = Silent(at_open_port(Cluster(self.size, 0)), logs, command)
+        self.launch = Silent(clusters.at_open_port(clusters.Cluster(self.size, 0)), logs, command)
 
     def start(self, arrivals: queue.Queue) -> None:
         """Launches the workers; their end goes into `arrivals`, where an early one is noticed."""

@@ -245,7 +245,7 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
             checkpoint = read(path)
             if checkpoint.state is not None and checkpoint.config is not None:
                 return checkpoint, problems
-            problems.append(f"{path} does not hold all that resuming needs")
+            problems.append(f"{path} holds weights alone, use --init_checkpoint to start from them")
         except UserError as error:
             problems.append(str(error))
     raise UserError(f"no checkpoint in {folder} can be resumed: {'; '.join(problems)}")

@@ -93,7 +93,7 @@ def write_checkpoints(folder: Path) -> None:
     weight = {"name": "layers.0.conv.weight", "data": Tensor(np.zeros(9, np.float32))}
     ms.save_checkpoint([weight], str(folder / "other_network.ckpt"))
     for name, text in {"foreign_texts.ckpt": "resnet", "foreign_config.ckpt": '{"depth": 20}'}.items():
-        ms.save_checkpoint(network, str(folder / name), append_dict={"config": text})
+        ms.save_checkpoint(network, str(folder / name), append_dict={"config": text}, crc_check=True)
 
 
 def write_runs(folder: Path) -> None:

@@ -313,7 +313,7 @@ IN_PROCESS = [
     ("eval", "--checkpoint ''", "--checkpoint is empty, but must have a value"),
     ("eval", "--checkpoint nowhere.ckpt", "the checkpoint nowhere.ckpt does not exist"),
     ("eval", ("--checkpoint", "no\nwhere.ckpt"), r"the checkpoint no\nwhere.ckpt does not exist"),
-    ("eval", ("--checkpoint", LONG), "cannot use xxx", "File name too long"),
+    ("eval", ("--checkpoint", LONG), "cannot read the checkpoint xxx", "File name too long"),
     ("eval", "--checkpoint folder.ckpt", "the checkpoint folder.ckpt is no file"),
     ("eval", "--checkpoint loop.ckpt", "the checkpoint loop.ckpt does not exist"),
     ("eval", "--checkpoint dangling.ckpt", "the checkpoint dangling.ckpt does not exist"),
@@ -324,7 +324,7 @@ IN_PROCESS = [
     ("eval", "--checkpoint picture.ckpt", "picture.ckpt is no MindSpore checkpoint"),
     ("eval", "--checkpoint 'ä b/truncated.ckpt'", "ä b/truncated.ckpt is no MindSpore checkpoint"),
     ("eval", "--checkpoint sound.bin", "sound.bin has a name that does not end in .ckpt"),
-    ("eval", "--checkpoint foreign_texts.ckpt", "foreign_texts.ckpt", "are not those of this project"),
+    ("eval", "--checkpoint foreign_texts.ckpt", "foreign_texts.ckpt is damaged, or no checkpoint of this project"),
     ("eval", "--checkpoint foreign_config.ckpt", "unknown key 'depth' in the stored config"),
     ("eval", "--checkpoint other_classes.ckpt --dataset digits", "does not fit this network"),
     (
