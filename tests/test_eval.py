@@ -1,4 +1,4 @@
-"""eval.py: on our own checkpoints, on one in the released layout, and on bad input."""
+"""eval.py: on our own checkpoints, and on one in the released layout."""
 
 import importlib
 import json
