@@ -43,7 +43,8 @@ class ProgressBar(Callback):
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
         rate = (trainer.progress.step - self.first_step) * self.images_per_step / (time.perf_counter() - self.started)
         scheduled = "".join(f", {name} {trainer.schedule(name):.4g}" for name in trainer.experiment.tables)
-        self.bar.set_postfix_str(f"loss {result.loss:.3f}, {rate:.0f} images/s{scheduled}", refresh=False)
+        loss = f"loss {result.loss:.3f}" if result.applied else "overflow"
+        self.bar.set_postfix_str(f"{loss}, {rate:.0f} images/s{scheduled}", refresh=False)
         self.bar.update(result.steps)
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:

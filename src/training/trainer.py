@@ -102,10 +102,10 @@ class Trainer:
             self.step = sink.SunkSteps(self.step)
 
     def schedule(self, name: str, last: bool = False) -> float:
-        """One of the experiment's tables, "lr" or "n", at the step that comes next, or at the `last` one taken."""
-        step = self.progress.epoch * self.experiment.steps_per_epoch + self.progress.step - last
+        """One of the experiment's tables, "lr" or "n", at the step that comes next, or at the `last` one applied."""
+        step = self.experiment.optimizer.global_step.asnumpy().item() - last  # skipped steps do not count
         table = self.experiment.tables[name]
-        return float(table[min(step, len(table) - 1)])
+        return float(table[min(max(step, 0), len(table) - 1)])
 
     def fit(self) -> None:
         """Trains from `progress` to the last epoch.

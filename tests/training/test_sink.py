@@ -158,16 +158,28 @@ class Watch(Callback):
         self.rows.append(row)
 
 
-def trainer_of(sink_size: int | None, watch: Watch, lr: float = 0.1) -> Trainer:
+def trainer_of(sink_size: int | None, watch: Watch, scaler: amp.LossScaler | None = None) -> Trainer:
     """Two epochs of 5 steps of a linear network on digits."""
     ms.set_seed(0)
     config = load_config("configs/digits.yaml", {"train.sink_size": sink_size, "train.save_every_steps": 2})
     config = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 2})})
     network = nn.SequentialCell(nn.Flatten(), nn.Dense(3 * 32 * 32, 10))
-    optimizer = nn.Momentum(network.trainable_params(), lr, 0.9)
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
     data = open_dataset("digits", batch_size=8)
-    experiment = Experiment(config, Worker(), data, network, nn.CrossEntropyLoss(), optimizer, None, 5, {})
+    tables = {"lr": np.arange(10, dtype=np.float32)}
+    experiment = Experiment(config, Worker(), data, network, nn.CrossEntropyLoss(), optimizer, scaler, 5, tables)
     return Trainer(experiment, [watch])
+
+
+def spoil_third_batch(trainer: Trainer) -> None:
+    """Makes the pixels of the first epoch's third batch NaN."""
+    data = trainer.experiment.data
+    third, pipeline = [batch.asnumpy() for batch, _ in data.train(0, stop=3)][2], data.train_pipeline
+
+    def spoil(batch):
+        return batch * np.float32(np.nan if np.array_equal(batch, third) else 1)
+
+    data.train_pipeline = lambda *place: pipeline(*place).map(spoil, "image")
 
 
 def final(trainer: Trainer) -> np.ndarray:
@@ -207,14 +219,16 @@ def test_a_run_with_sinking_goes_on_in_the_middle_of_an_epoch(queue, tmp_path):
 def test_a_broken_step_is_named_by_its_own_number(queue):
     """The host learns of it at the end of the sink, and the weights are those before it."""
     trainer = trainer_of(4, Watch())
-    data = trainer.experiment.data
-    third, pipeline = [batch.asnumpy() for batch, _ in data.train(0, stop=3)][2], data.train_pipeline
-
-    def spoil(batch):
-        return batch * np.float32(np.nan if np.array_equal(batch, third) else 1)
-
-    data.train_pipeline = lambda *place: pipeline(*place).map(spoil, "image")
+    spoil_third_batch(trainer)
     with pytest.raises(Diverged, match=r"the loss is no finite number at step 3 \(epoch 1, step 3\)"):
         trainer.fit()
     assert np.isfinite(final(trainer)).all()
     assert trainer.experiment.optimizer.global_step.asnumpy() == 2
+
+
+def test_the_schedules_that_are_reported_wait_for_skipped_steps(queue):
+    trainer = trainer_of(3, watch := Watch(), amp.StaticLossScaler(64))
+    spoil_third_batch(trainer)
+    trainer.fit()
+    assert [row["skipped"] for row in watch.rows] == [1, 0]
+    assert [row["lr"] for row in watch.rows] == [3, 8]
