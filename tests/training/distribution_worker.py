@@ -1,10 +1,12 @@
 """One of the workers of test_distribution.py: trains a small binary network and writes what it saw to rank_N.npz.
 
 python distribution_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
+python distribution_worker.py resnet20 OUTPUT_FOLDER           only follows the losses of that network
 """
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -20,6 +22,7 @@ from mindspore import nn  # noqa: E402
 from src.binary import Binarization  # noqa: E402
 from src.binary.layers import SharedSlopePReLU  # noqa: E402
 from src.data import Dataset  # noqa: E402
+from src.models import create_model  # noqa: E402
 from src.preprocessing import PREPROCESSING  # noqa: E402
 from src.training.distribution import Workers, is_statistic  # noqa: E402
 from src.training.evaluation import evaluate  # noqa: E402
@@ -83,12 +86,11 @@ def statistics(network: nn.Cell) -> np.ndarray:
     return flat(parameter for parameter in network.get_parameters() if is_statistic(parameter))
 
 
-def followed_losses(worker: runtime.Worker) -> np.ndarray:
-    """The loss over all workers' images at each of 50 steps of the full-precision twin on digits, batch norm in
-    evaluation mode, no augmentation."""
+def followed_losses(worker: runtime.Worker, create: Callable[[], nn.Cell] = lambda: SmallNetwork(binary=False)):
+    """The loss over all workers' images at each of 50 steps on digits, batch norm in evaluation mode, no augmentation."""
     ms.set_seed(3)
     # Where batch norm does not normalize, 0.1 is too much.
-    step = training_step(SmallNetwork(binary=False), worker.size, learning_rate=0.01).set_train(False)
+    step = training_step(create(), worker.size, learning_rate=0.01).set_train(False)
     data = Dataset(
         "digits",
         batch_size=GLOBAL_BATCH // worker.size,
@@ -101,9 +103,21 @@ def followed_losses(worker: runtime.Worker) -> np.ndarray:
     return Workers(worker).gather(own).mean(0)
 
 
+def resnet20_losses(worker: runtime.Worker) -> dict[str, np.ndarray]:
+    """Those of the real network's full-precision twin, and of the binary one without noise modules."""
+    return {
+        "twin": followed_losses(worker, lambda: create_model("resnet20", num_classes=10, binary=False)),
+        "binary": followed_losses(worker, lambda: create_model("resnet20", num_classes=10, noise_adaptation=False)),
+    }
+
+
 def main(data_folder: str, output_folder: str) -> None:
     worker = runtime.start("CPU", "graph", seed=3, distribute="MS_ROLE" in os.environ)
     workers = Workers(worker)
+    if data_folder == "resnet20":
+        np.savez(Path(output_folder) / f"rank_{worker.rank}.npz", **resnet20_losses(worker))
+        workers.wait()
+        return
     whole_shard, data = (
         Dataset("cifar10", data_folder, batch_size=size, augment=False, seed=3, rank=worker.rank, size=worker.size)
         for size in (READING_BATCH, BATCH)

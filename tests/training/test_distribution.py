@@ -3,6 +3,7 @@ each other and with a process alone."""
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -36,10 +37,14 @@ def data_folder(tmp_path_factory) -> Iterator[str]:
 def ranks(request, data_folder, tmp_path_factory) -> list[dict[str, np.ndarray]]:
     """What each of the workers wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch = Launch(at_open_port(Cluster(request.param, 0)), folder, [program.__file__, data_folder, str(folder)])
+    return run_workers(request.param, data_folder, folder)
+
+
+def run_workers(count: int, argument: str, folder: Path) -> list[dict[str, np.ndarray]]:
+    launch = Launch(at_open_port(Cluster(count, 0)), folder, [program.__file__, argument, str(folder)])
     code = launch.run()
     assert code == 0, "\n".join(log.read_text() for log in sorted(folder.glob("*.log")))
-    return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in range(request.param)]
+    return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,23 @@ def test_the_full_precision_twin_follows_one_workers_loss_for_50_steps(ranks, lo
     for rank in ranks:
         assert len(rank["losses"]) == program.FOLLOWED_STEPS
         assert np.abs(rank["losses"] - losses_alone).max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_resnet20s_twin_follows_one_worker_and_the_binary_network_drifts_by_sign_flips(count, tmp_path):
+    """What is printed is what docs/clusters.md says."""
+    several, alone = run_workers(count, "resnet20", tmp_path)[0], program.resnet20_losses(Worker())
+    apart = {name: np.abs(several[name] - alone[name]) for name in alone}
+    for name, differences in apart.items():
+        far = np.flatnonzero(differences > 1e-4)
+        print(
+            f"{name}: loss {alone[name][0]:.3f} to {alone[name][-1]:.3f}; {count} workers at most "
+            f"{differences.max():.2g} apart, beyond 1e-4 first at step {far[0] + 1 if len(far) else 'none'}"
+        )
+    assert alone["twin"][-10:].mean() < alone["twin"][:10].mean()
+    assert apart["twin"].max() < 1e-4
+    assert apart["binary"][0] < 1e-4 and np.isfinite(several["binary"]).all()
 
 
 def test_the_accuracy_of_shared_images_is_that_of_one_worker_to_the_image(ranks, data_folder):
