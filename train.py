@@ -9,6 +9,7 @@ Ctrl-C).
 """
 
 import contextlib
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -136,7 +137,7 @@ def train(
             program = (
                 "python train.py" if worker.size == 1 else f"scripts/run_distribute_train.sh --workers {worker.size}"
             )
-            print(f"stopped and saved; go on with: {program} --resume {run_folder}", flush=True)
+            print(f"stopped and saved; go on with: {program} --resume {shlex.quote(str(run_folder))}", flush=True)
         trainer.workers.wait()  # msrun kills the others as soon as one has ended
         return 128 + stopped.signal
     trainer.workers.wait()

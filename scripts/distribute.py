@@ -54,6 +54,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import train  # noqa: E402
 from scripts import cluster as clusters  # noqa: E402
 from scripts.cluster import Cluster  # noqa: E402
 from scripts.logs import CUT_OFF, HUNG, Logs, end_of, shell_code  # noqa: E402
@@ -267,6 +268,7 @@ def main(argv: Sequence[str]) -> int:
         print_commands(clusters.find(options), options.log_dir, command)
         return 0
     cluster = clusters.at_open_port(clusters.find(options))
+    train.parse(command[1:])  # refuses bad input before anything is started
     if cluster.nodes > 1:
         print(cluster.describe(), flush=True)
     log_dir = log_folder(options.log_dir, cluster)

@@ -1,6 +1,7 @@
 """Files written whole or not at all, and read with every parameter accounted for."""
 
 import contextlib
+import pickle
 import resource
 from pathlib import Path
 
@@ -243,6 +244,36 @@ def test_a_save_where_no_file_can_be_is_refused(tmp_path):
         checkpoints.save(
             tmp_path / "file" / "last.ckpt", network, optimizer_of(network), {}, PREPROCESSING["digits"], {}, {}
         )
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_strangers_file_is_executed(tmp_path, own):
+    trace, file = tmp_path / "executed", tmp_path / "evil.ckpt"
+    for content in (pickle.dumps(Evil(trace)), own[0].read_bytes() + pickle.dumps(Evil(trace))):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="evil.ckpt is"):
+            checkpoints.read(file)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Evil(trace)))
+    assert trace.exists()  # it would have worked
+
+
+def test_a_file_cut_between_two_parameters_is_refused(tmp_path, own):
+    """Protocol buffers have no end: what is before the cut reads well."""
+    content = own[0].read_bytes()
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(content[: content.rindex(b"crc_num")])
+    with pytest.raises(UserError, match="cut.ckpt is a truncated checkpoint: it does not end with its checksum"):
+        checkpoints.read(cut)
 
 
 def test_a_save_leaves_one_file(own):

@@ -133,6 +133,8 @@ class Cifar(Source):
             (unpacked / folder).rename(root / folder)
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             raise UserError(f"cannot download {self.title} ({getattr(error, 'reason', error)}): {by_hand}") from error
+        except tarfile.TarError as error:
+            raise UserError(f"the archive from {self.url} cannot be unpacked ({error}): {by_hand}") from error
         except OSError as error:
             raise UserError(f"cannot write {self.title} to {root} ({error.strerror or error}): {by_hand}") from error
         finally:

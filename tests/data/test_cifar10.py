@@ -327,6 +327,19 @@ def test_download_refuses_a_wrong_checksum_and_leaves_nothing(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["../escaped.bin", "/tmp/escaped.bin", "cifar-10-batches-bin/../../escaped.bin"])
+def test_an_archive_writes_nowhere_but_into_its_own_folder(tmp_path, monkeypatch, name):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    serve(monkeypatch, stream.getvalue())
+    monkeypatch.setattr(CIFAR10, "md5", hashlib.md5(stream.getvalue()).hexdigest())
+    with pytest.raises(UserError, match="cannot be unpacked|cannot write"):
+        dataset(tmp_path / "place", splits=("test",), download=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["place"]
+    assert not Path("/tmp/escaped.bin").exists()
+
+
 @pytest.mark.parametrize(
     "failure",
     [

@@ -87,7 +87,7 @@ def statistics(network: nn.Cell) -> np.ndarray:
 
 
 def followed_losses(worker: runtime.Worker, create: Callable[[], nn.Cell] = lambda: SmallNetwork(binary=False)):
-    """The loss over all workers' images at each of 50 steps on digits, batch norm in evaluation mode, no augmentation."""
+    """The loss over all workers' images at each of 50 steps on digits; batch norm is in evaluation mode."""
     ms.set_seed(3)
     # Where batch norm does not normalize, 0.1 is too much.
     step = training_step(create(), worker.size, learning_rate=0.01).set_train(False)
