@@ -1,10 +1,12 @@
 """What a run survives: kills, damaged files, a full disk, a second run in its folder, data that go, little memory."""
 
 import json
+import re
 import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -14,13 +16,14 @@ from soak import kills
 import doors as processes
 from scripts.cluster import Cluster, at_open_port
 from scripts.distribute import Launch
+from scripts.logs import HUNG
 from src import checkpoints, doors
 from src.config import load_config
 from src.errors import UserError, WriteError
 from src.run_folder import epoch_checkpoints, hold
 from src.training import callbacks
 from src.training.trainer import Progress, Trainer
-from tests.training import diverging_worker
+from tests.training import failing_worker
 from train import main as train
 
 TWIN = (
@@ -174,13 +177,34 @@ def test_sigterm_in_an_evaluation_saves_and_ends_within_10_seconds(tmp_path, mon
 
 @pytest.mark.slow
 def test_a_worker_that_differs_from_the_others_is_named_and_the_run_ends(tmp_path):
-    launch = Launch(at_open_port(Cluster(3, 0)), tmp_path, [diverging_worker.__file__, "1", str(tmp_path / "run")])
+    launch = Launch(
+        at_open_port(Cluster(3, 0)), tmp_path, [failing_worker.__file__, "differ", "1", str(tmp_path / "run")]
+    )
     assert launch.run() == 2
     for rank in range(3):
         log = (tmp_path / f"worker_{rank}.log").read_text()
         assert "error: worker 1 of 3 differs from the others after epoch 1, in weights, statistics or schedules" in log
         assert "Traceback" not in log
     assert not (tmp_path / "run/last.ckpt").exists()  # nothing of it is saved
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_named_all_end_within_a_minute_and_the_run_goes_on(tmp_path, capfd):
+    command = [failing_worker.__file__, "hang", "1", str(tmp_path / "run")]
+    launch = Launch(at_open_port(Cluster(2, 0)), tmp_path, command)
+    log = tmp_path / "worker_1.log"
+    ended: list[int] = []
+    thread = threading.Thread(target=lambda: ended.append(launch.run()))
+    thread.start()
+    while "hanging" not in (log.read_text() if log.exists() else ""):
+        assert not ended
+        time.sleep(0.1)
+    started = time.monotonic()
+    thread.join()
+    print(f"ended {time.monotonic() - started:.0f} s after the worker began to hang")
+    assert time.monotonic() - started < 60 and ended == [HUNG]
+    assert re.search(r"error: worker 1 hangs since \d+ s \(reading images of epoch 2\); see", capfd.readouterr().err)
+    assert checkpoints.newest(tmp_path / "run")[0].state["epoch"] == 1
 
 
 class Files(Trainer):
