@@ -63,16 +63,19 @@ def train(
 ) -> int:
     """Builds the experiment, trains it, and returns the exit code; `held` takes the lock of a new run's folder."""
     from src import experiment as experiments
-    from src.checkpoints import load_network, newest, read
+    from src.checkpoints import load_network, newest, read, read_resumable
     from src.optimizers import base_learning_rate
     from src.training import callbacks
+    from src.training.heartbeat import Heartbeat
     from src.training.trainer import Stopped, Trainer
 
+    heartbeat = Heartbeat(worker.rank)
+    heartbeat.note("starting")
     leader = worker.rank == 0
     # Read before anything is built, so that a bad file is known at once.
     checkpoint = initial = None
     if arguments.from_epoch is not None:
-        checkpoint = read(run_folder / EPOCH.format(arguments.from_epoch))
+        checkpoint = read_resumable(run_folder / EPOCH.format(arguments.from_epoch))
     elif arguments.resume:
         checkpoint, problems = newest(run_folder)
         if problems and leader:
@@ -90,6 +93,7 @@ def train(
         experiment.data.check()
     elif checkpoint is None:
         experiment.data.check(("test",))  # a broken picture there would end the run after its first epoch
+    went_back = checkpoint is not None and Path(checkpoint.path) != run_folder / LAST
     trainer = Trainer(
         experiment,
         [
@@ -99,9 +103,10 @@ def train(
             callbacks.FlipRatio(),
             callbacks.ReplacedImages(),
             callbacks.Evaluate(),
-            callbacks.History(print if leader else lambda line: None),
-            *([callbacks.SaveCheckpoints(run_folder), callbacks.WriteMetrics(run_folder)] if leader else []),
+            callbacks.History(doors.say if leader else lambda line: None),
+            *([callbacks.SaveCheckpoints(run_folder, went_back), callbacks.WriteMetrics(run_folder)] if leader else []),
         ],
+        heartbeat,
     )
     if checkpoint is not None:
         trainer.resume(checkpoint)
@@ -137,7 +142,7 @@ def train(
             program = (
                 "python train.py" if worker.size == 1 else f"scripts/run_distribute_train.sh --workers {worker.size}"
             )
-            print(f"stopped and saved; go on with: {program} --resume {shlex.quote(str(run_folder))}", flush=True)
+            doors.say(f"stopped and saved; go on with: {program} --resume {shlex.quote(str(run_folder))}")
         trainer.workers.wait()  # msrun kills the others as soon as one has ended
         return 128 + stopped.signal
     trainer.workers.wait()
@@ -165,7 +170,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
     if arguments.from_epoch is not None:
         raise UserError(f"--from_epoch is {arguments.from_epoch}, but goes with --resume DIR alone")
     config = load_config(arguments.config, overrides)
-    config.require_sinking()
+    config.require_device_can()
     require_no_run(Path(config.output_dir))
     require_writable(Path(config.output_dir))
     return config, arguments
@@ -194,7 +199,7 @@ def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Co
     require_writable(folder)
     one_worker = {} if arguments.distribute else {"runtime.distribute": False}
     config = load_config(folder / CONFIG, {**one_worker, **overrides, "output_dir": str(folder)})
-    config.require_sinking()
+    config.require_device_can()
     return config
 
 

@@ -237,15 +237,22 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     and a sentence for each that was passed over.
 
     Raises:
-        UserError: there is none, or none that is whole.
+        UserError: there is none, or none that is whole; or one may be whole, but the disk does not let it be read.
     """
     problems = []
     for path in (folder / LAST, *reversed(epoch_checkpoints(folder).values())):
         try:
-            checkpoint = read(path)
-            if checkpoint.state is not None and checkpoint.config is not None:
-                return checkpoint, problems
-            problems.append(f"{path} holds weights alone, use --init_checkpoint to start from them")
+            return read_resumable(path), problems
         except UserError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
             problems.append(str(error))
     raise UserError(f"no checkpoint in {folder} can be resumed: {'; '.join(problems)}")
+
+
+def read_resumable(path: Path) -> Checkpoint:
+    """As `read`; UserError for a file without what resuming needs."""
+    checkpoint = read(path)
+    if checkpoint.state is None or checkpoint.config is None:
+        raise UserError(f"{path} holds weights alone, use --init_checkpoint to start from them")
+    return checkpoint

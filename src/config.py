@@ -41,6 +41,7 @@ RESUMABLE = {
 }
 
 LARGEST_FILE = 100_000  # bytes of a config
+LARGEST_BATCH = 16_384  # images a step of one worker
 LARGEST_NUMBER = 3e38  # about float32's
 _repr = reprlib.Repr()  # of the value in an error, shortened
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
@@ -95,7 +96,7 @@ class DataSection(Section):
     name: Text
     path: Text
     download: Flag
-    batch_size: Annotated[Integer, Field(ge=1, le=16_384)]
+    batch_size: Annotated[Integer, Field(ge=1, le=LARGEST_BATCH)]
     workers: Positive
     augment: Flag
 
@@ -189,15 +190,6 @@ class Config(Section):
     train: TrainSection
 
     @model_validator(mode="after")
-    def _synchronized_on_ascend(self) -> "Config":
-        if self.runtime.sync_batch_norm and self.runtime.device_target != "Ascend":
-            raise ValueError(
-                "runtime.sync_batch_norm is true, which MindSpore has for Ascend alone, but runtime.device_target is "
-                f"{self.runtime.device_target}"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _warmup_ends_in_time(self) -> "Config":
         if self.scheduler.warmup_epochs >= self.train.epochs and self.scheduler.warmup_epochs > 0:
             raise ValueError(
@@ -206,9 +198,9 @@ class Config(Section):
             )
         return self
 
-    def require_sinking(self) -> None:
-        """UserError if data shall be sunk where the framework cannot. For training alone: a checkpoint that was made
-        with data sinking is evaluated and exported anywhere."""
+    def require_device_can(self) -> None:
+        """UserError if the config asks for what the framework has for other devices alone. For training: a checkpoint
+        made there is evaluated and exported anywhere."""
         for key, value, allowed in (
             ("runtime.device_target", self.runtime.device_target, ("GPU", "Ascend")),
             ("runtime.mode", self.runtime.mode, ("graph",)),
@@ -218,6 +210,11 @@ class Config(Section):
                     f"train.sink_size is {self.train.sink_size}, but {key} is {value}, for which there is no data "
                     f"sinking: leave train.sink_size null, or choose {' or '.join(allowed)}"
                 )
+        if self.runtime.sync_batch_norm and self.runtime.device_target != "Ascend":
+            raise UserError(
+                "runtime.sync_batch_norm is true, which MindSpore has for Ascend alone, but runtime.device_target is "
+                f"{self.runtime.device_target}: leave it false, or train on Ascend"
+            )
 
     @property
     def has_noise(self) -> bool:

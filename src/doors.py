@@ -1,13 +1,14 @@
 """What the command line programs share: errors as one sentence, exit codes, and dotted config keys as flags."""
 
 import argparse
+import contextlib
 import difflib
 import errno
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from src.config import FREE_KEYS, Config, annotation_of, leaf_keys, parse_override
 from src.errors import UserError
@@ -56,6 +57,12 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
             traceback.print_exc()
         print(f"error: {one_line(sentence)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Prints a line where it can; that nobody reads it, or that a log's disk is full, is no reason to lose a run."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal handler, while another line is printed
+        print(line, file=stream or sys.stdout, flush=True)
 
 
 def one_line(message: str) -> str:

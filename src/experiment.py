@@ -9,7 +9,7 @@ from mindspore import amp, nn
 
 from src.binary import schedules
 from src.checkpoints import Checkpoint, load_network
-from src.config import Config
+from src.config import LARGEST_BATCH, Config
 from src.data import Dataset, open_dataset
 from src.errors import UserError
 from src.models import create_model
@@ -38,27 +38,29 @@ class Experiment:
 
 
 def shared_among(config: Config, checkpoint: Checkpoint, workers: int) -> Config:
-    """The config of a resumed run with so many workers: `data.batch_size` is what keeps the global batch as it was.
+    """The config of a resumed run with so many workers: `data.batch_size` is what keeps the checkpoint's global batch.
+
+    What the run folder's config says of it does not count: a run that went on with other workers may have been killed
+    before it saved.
 
     Raises:
         UserError: they cannot share that batch, or the checkpoint stands inside an epoch, of which each worker would
             have another part.
     """
     before, step, epoch = (checkpoint.state.get(key, workers) for key in ("workers", "step", "epoch"))
-    if before == workers:
-        return config
-    if step:
+    if step and before != workers:
         kept = f", or add --from_epoch {epoch} if its checkpoint was kept" if epoch else ""
         raise UserError(
             f"{checkpoint.path} stands at step {step} of epoch {epoch + 1} of a run of {before} worker(s), and "
             f"{workers} can only go on from the end of an epoch: resume with {before}{kept}"
         )
     batch = checkpoint.config["data"]["batch_size"] * before
-    if batch % workers:
-        fitting = ", ".join(str(count) for count in range(1, 2 * max(before, workers) + 1) if batch % count == 0)
+    if batch % workers or batch // workers > LARGEST_BATCH:
+        counts = range(1, 2 * max(before, workers) + 1)
+        fitting = ", ".join(str(n) for n in counts if batch % n == 0 and batch // n <= LARGEST_BATCH)
         raise UserError(
-            f"{checkpoint.path} is of a run with {batch} images a step, which {workers} workers cannot share evenly: "
-            f"resume with a number of them that can, as {fitting}"
+            f"{checkpoint.path} is of a run with {batch} images a step, which {workers} worker(s) cannot share: resume "
+            f"with a number of them that can, as {fitting}"
         )
     return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": batch // workers})})
 
@@ -171,10 +173,10 @@ def synchronize_batch_norm(network: nn.Cell) -> None:
         if not isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d)):
             synchronize_batch_norm(cell)
             continue
-        synchronized = nn.SyncBatchNorm(cell.num_features, cell.eps, cell.momentum)
+        synchronized = nn.SyncBatchNorm(cell.num_features, cell.eps, 1.0 - cell.momentum)  # it keeps 1 - momentum
         for parameter in ("gamma", "beta", "moving_mean", "moving_variance"):
             setattr(synchronized, parameter, getattr(cell, parameter))
-        setattr(network, name, synchronized)
+        network._cells[name] = synchronized  # as MindSpore's own mixed precision does; setattr would rename parameters
     if isinstance(network, nn.SequentialCell):
         network.cell_list = list(network.cells())
 

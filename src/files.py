@@ -1,9 +1,11 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import fcntl
 import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,12 @@ def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> 
     Raises:
         WriteError: it cannot be written; an earlier file at `path` is untouched.
     """
-    if not path.name or path.is_dir():
+    if not path.name:
         raise UserError(f"cannot write {path}: it is a folder, give the name of a file")
     partial = path.with_name(f".{path.name}{PARTIAL}{suffix}")
     try:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder, give the name of a file")
         write(partial)
         descriptor = os.open(partial, os.O_RDONLY)
         try:
@@ -36,6 +40,8 @@ def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> 
         finally:
             os.close(descriptor)
         os.replace(partial, path)
+    except UserError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise WriteError(f"cannot write {path}: {_reason(error)}") from error
     finally:
@@ -46,6 +52,26 @@ def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> 
 def write_text(path: Path, text: str) -> None:
     """A text file, by `write_beside`."""
     write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Holds an exclusive lock on a file, which is made if need be; it ends with the process, however that ends.
+
+    Between machines that share a disk it holds as far as the disk's locks do; a disk without locks gets a warning.
+
+    Raises:
+        BlockingIOError: another process holds it, and this one is not to `wait`.
+        OSError: the file cannot be opened for writing, which network disks want.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            print(f"warning: {path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
+        yield
 
 
 def make_folder(path: Path) -> None:

@@ -2,16 +2,15 @@
 
 import contextlib
 import csv
-import fcntl
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import PARTIAL
+from src.files import PARTIAL, locked
 
 LAST = "last.ckpt"
+LOCK = ".lock"  # empty; held while a run works in the folder
 EPOCH = "epoch_{:04d}.ckpt"  # of the latest epochs; train.keep says how many
 BEST = "best.ckpt"
 CONFIG = "config.yaml"  # resolved
@@ -63,22 +62,16 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another run holds it, or it cannot be locked.
     """
-    descriptor = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        if isinstance(error, BlockingIOError):
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / LOCK, wait=False))
+        except BlockingIOError as error:
             raise UserError(
                 f"another run works in {folder}: wait for its end, or give this one another --output_dir"
             ) from error
-        raise UserError(f"cannot lock {folder}: {error.strerror}; put the run folder elsewhere") from error
-    try:
+        except OSError as error:
+            raise UserError(f"cannot lock {folder}: {error.strerror}; put the run folder elsewhere") from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from mindspore import nn
 
-from src.config import load_config
+from src.checkpoints import Checkpoint
+from src.config import LARGEST_BATCH, load_config
 from src.errors import UserError
-from src.experiment import build, build_network, build_tables
+from src.experiment import build, build_network, build_tables, shared_among, synchronize_batch_norm
 from src.runtime import Worker
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 DIGITS = {"data.name": "digits", "data.batch_size": 32, "train.epochs": 2}
 
 
@@ -76,3 +79,69 @@ def test_the_seed_fixes_the_initial_weights():
 
     np.testing.assert_array_equal(weights(3), weights(3))
     assert (weights(3) != weights(4)).any()
+
+
+def checkpoint_of(workers: int, batch_size: int, step: int = 0, epoch: int = 3) -> Checkpoint:
+    config = {"data": {"batch_size": batch_size}}
+    return Checkpoint("run/last.ckpt", {}, config, state={"workers": workers, "step": step, "epoch": epoch})
+
+
+@pytest.mark.parametrize(("before", "workers", "expected"), [((2, 64), 4, 32), ((2, 64), 1, 128), ((2, 64), 2, 64)])
+def test_the_global_batch_is_the_checkpoints_whatever_the_folder_says(before, workers, expected):
+    """The folder's config may be that of workers which were killed before they saved."""
+    config = load_config(None, {"data.batch_size": 17})
+    assert shared_among(config, checkpoint_of(*before), workers).data.batch_size == expected
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "workers", "message"),
+    [
+        (checkpoint_of(2, 3), 4, r"6 images a step, which 4 worker\(s\) cannot share: resume .* as 1, 2, 3, 6$"),
+        (
+            checkpoint_of(2, LARGEST_BATCH),
+            1,
+            r"32768 images a step, which 1 worker\(s\) cannot share: resume .* as 2, 4$",
+        ),
+        (checkpoint_of(2, 8, step=5), 1, "at step 5 of epoch 4 of a run of 2 .* resume with 2, or add --from_epoch 3"),
+        (checkpoint_of(2, 8, step=5, epoch=0), 1, "only go on from the end of an epoch: resume with 2$"),
+    ],
+)
+def test_workers_that_cannot_go_on_are_told_what_would_work(checkpoint, workers, message):
+    with pytest.raises(UserError, match=message):
+        shared_among(load_config(), checkpoint, workers)
+
+
+def test_a_checkpoint_inside_an_epoch_goes_on_with_as_many_workers():
+    assert shared_among(load_config(), checkpoint_of(2, 8, step=5), 2).data.batch_size == 8
+
+
+def test_the_learning_rate_is_scaled_only_where_the_config_says_for_which_batch_it_is_meant():
+    for changes, workers, factor in (
+        ({}, 4, 1),
+        ({"optimizer.lr_for_batch": 64}, 4, 2),
+        ({"data.batch_size": 16}, 1, 1),
+    ):
+        config = load_config(None, {**DIGITS, **changes})
+        rates = build(config, Worker(0, workers)).tables["lr"]
+        assert rates[0] == pytest.approx(config.optimizer.lr * factor)
+
+
+def test_synchronized_batch_norm_takes_over_all_that_batch_norm_has(monkeypatch):
+    """With a stand-in: MindSpore's own is for Ascend alone."""
+
+    class Synchronized(nn.BatchNorm2d):
+        pass
+
+    monkeypatch.setattr(nn, "SyncBatchNorm", Synchronized)
+    for name, data in (("resnet20", "digits"), ("alexnet", "imagenet")):
+        config = load_config(None, {**DIGITS, "network.name": name, "data.name": data})
+        network = build_network(config, 10)
+        before = {parameter.name: parameter for parameter in network.get_parameters()}
+        norms = {name: cell for name, cell in network.cells_and_names() if isinstance(cell, NORMS)}
+        synchronize_batch_norm(network)
+        after = {parameter.name: parameter for parameter in network.get_parameters()}
+        assert before.keys() == after.keys() and all(before[name] is after[name] for name in before)
+        cells = dict(network.cells_and_names())
+        for name, cell in norms.items():
+            assert type(cells[name]) is Synchronized
+            assert (cells[name].momentum, cells[name].eps) == (cell.momentum, cell.eps)

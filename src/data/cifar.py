@@ -17,6 +17,7 @@ from mindspore.dataset import vision
 
 from src.data.source import Source
 from src.errors import UserError
+from src.files import locked
 from src.preprocessing import PREPROCESSING
 
 PIXEL_BYTES = 3 * 32 * 32
@@ -69,8 +70,7 @@ class Cifar(Source):
         candidates = [*(Path(path) / name for name in self.folders), Path(path)]
         folder = next((place for place in candidates if all((place / name).is_file() for name in files)), None)
         if folder is None and download:
-            self.fetch(path)
-            folder = candidates[0]
+            folder = self.fetch(path, files)
         if folder is None:
             begun = next((place for place in candidates if any((place / name).is_file() for name in files)), None)
             missing = [name for name in files if begun is None or not (begun / name).is_file()]
@@ -104,8 +104,10 @@ class Cifar(Source):
     def files(self, folder: str, splits: tuple[str, ...]) -> list[str]:
         return [str(Path(folder) / name) for split in splits for name in self.files_of[split]]
 
-    def fetch(self, path: str) -> None:
+    def fetch(self, path: str, files: list[str]) -> Path:
         """Downloads the official archive, verifies its checksum, and unpacks it into `path`; leaves nothing half-done.
+
+        Of several workers the first one does, and the others wait for it and find the files there.
 
         Raises:
             UserError: no network, or an archive with another checksum.
@@ -113,33 +115,42 @@ class Cifar(Source):
         root, folder = Path(path), self.folders[0]
         archive = root / f"{self.url.rsplit('/', 1)[1]}.partial"
         unpacked = root / f"{folder}.partial"
-        wanted = root / folder / self.files_of["test"][0]
-        by_hand = f"download {self.url} elsewhere and unpack it, so that {wanted} is there"
+        lock = root / f".{folder}.lock"
+        by_hand = (
+            f"download {self.url} elsewhere and unpack it, so that {root / folder / self.files_of['test'][0]} is there"
+        )
         try:
             root.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.md5()
-            with urllib.request.urlopen(self.url, timeout=30) as response, archive.open("wb") as target:
-                while block := response.read(1 << 20):
-                    digest.update(block)
-                    target.write(block)
-            if digest.hexdigest() != self.md5:
-                raise UserError(
-                    f"the archive from {self.url} has checksum {digest.hexdigest()}, but {self.md5} is "
-                    f"expected: {by_hand}"
-                )
-            with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter="data")
-            shutil.rmtree(root / folder, ignore_errors=True)
-            (unpacked / folder).rename(root / folder)
+            with locked(lock, wait=True):
+                try:
+                    if not all((root / folder / name).is_file() for name in files):
+                        self._download(archive, by_hand)
+                        with tarfile.open(archive) as tar:
+                            tar.extractall(unpacked, filter="data")
+                        shutil.rmtree(root / folder, ignore_errors=True)
+                        (unpacked / folder).rename(root / folder)
+                finally:
+                    archive.unlink(missing_ok=True)
+                    shutil.rmtree(unpacked, ignore_errors=True)
+                    lock.unlink(missing_ok=True)
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             raise UserError(f"cannot download {self.title} ({getattr(error, 'reason', error)}): {by_hand}") from error
         except tarfile.TarError as error:
             raise UserError(f"the archive from {self.url} cannot be unpacked ({error}): {by_hand}") from error
         except OSError as error:
             raise UserError(f"cannot write {self.title} to {root} ({error.strerror or error}): {by_hand}") from error
-        finally:
-            archive.unlink(missing_ok=True)
-            shutil.rmtree(unpacked, ignore_errors=True)
+        return root / folder
+
+    def _download(self, archive: Path, by_hand: str) -> None:
+        digest = hashlib.md5()
+        with urllib.request.urlopen(self.url, timeout=30) as response, archive.open("wb") as target:
+            while block := response.read(1 << 20):
+                digest.update(block)
+                target.write(block)
+        if digest.hexdigest() != self.md5:
+            raise UserError(
+                f"the archive from {self.url} has checksum {digest.hexdigest()}, but {self.md5} is expected: {by_hand}"
+            )
 
     def _verify(self, file: Path, records: int) -> None:
         size, expected = file.stat().st_size, records * self.record_bytes

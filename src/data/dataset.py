@@ -92,16 +92,18 @@ class Dataset:
             reach = len(place)
         return reach - len(delivered)
 
-    def check(self, splits: tuple[str, ...] | None = None) -> int:
+    def check(self, splits: tuple[str, ...] | None = None, shared: bool = True) -> int:
         """Decodes every picture of these splits, or of all that are open, with a progress bar; how many there are.
 
-        Workers that train together share them. Data sets whose files `find` verifies as a whole have no pictures to
-        look at: 0.
+        Workers that train together share them, unless they are not `shared`. Data sets whose files `find` verifies as a
+        whole have no pictures to look at: 0.
 
         Raises:
             UserError: names the first that cannot be decoded, and says how many there are.
         """
-        paths = list(self.source.pictures(self.root, splits or self.splits))[self.rank :: self.size]
+        paths = list(self.source.pictures(self.root, splits or self.splits))
+        if shared:
+            paths = paths[self.rank :: self.size]
         broken = []
         with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(paths), unit="picture", disable=not paths) as bar:
             for start in range(0, len(paths), CHECKED_AT_ONCE):
@@ -246,7 +248,7 @@ class Dataset:
                     delivered += indices[0].asnumpy().tolist()
                 yield images, labels
         except RuntimeError as error:
-            self.check((split,))  # names the picture, if it is one
+            self.check((split,), shared=False)  # names the picture, if it is one
             raise UserError(f"an image of {self.name} cannot be read: {_reason(error)}") from error
 
 

@@ -1,12 +1,13 @@
 """What happens around the steps: each callback does one thing."""
 
+import contextlib
 import csv
 import io
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
+from src import doors
 from src.binary import BinaryLayer
 from src.errors import WriteError
 from src.files import write_beside, write_text
@@ -21,6 +23,24 @@ from src.run_folder import BEST, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
 from src.training.evaluation import evaluate
 from src.training.step import StepResult
 from src.training.trainer import Callback, Trainer
+
+
+class Stream:
+    """stderr, whose loss is no reason to end a run: nobody reads it any more, or its disk is full."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 class ProgressBar(Callback):
@@ -36,6 +56,7 @@ class ProgressBar(Callback):
             desc=f"epoch {trainer.progress.epoch + 1}/{config.train.epochs}",
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
+            file=Stream(),
         )
         self.images_per_step = config.data.batch_size * trainer.experiment.worker.size
         self.started, self.first_step = time.perf_counter(), trainer.progress.step
@@ -105,11 +126,19 @@ class ReplacedImages(Callback):
     def on_epoch_begin(self, trainer: Trainer) -> None:
         self.first_step = trainer.progress.step
 
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        if trainer.progress.step == trainer.experiment.steps_per_epoch:
+            self.count(trainer)
+
     def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
+        self.count(trainer)
+        row["replaced_images"] = trainer.progress.replaced
+
+    def count(self, trainer: Trainer) -> None:
+        """After the epoch's last step."""
         if trainer.progress.step > self.first_step:  # else a stopped run goes on with the evaluation, and knows it
             mine = trainer.experiment.data.replaced
             trainer.progress.replaced = None if mine is None else int(trainer.workers.gather([mine]).sum())
-        row["replaced_images"] = trainer.progress.replaced
 
 
 class Evaluate(Callback):
@@ -137,7 +166,7 @@ class Evaluate(Callback):
 class History(Callback):
     """Keeps the epochs' rows in the run's progress and says each in a line."""
 
-    def __init__(self, say=print):
+    def __init__(self, say: Callable[[str], None] = doors.say):
         self.say = say
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
@@ -152,18 +181,23 @@ class History(Callback):
 
 class SaveCheckpoints(Callback):
     """Writes last.ckpt after every epoch, before an early end and every so many steps; best.ckpt; and keeps those of
-    the latest epochs."""
+    the latest epochs.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: the run's.
+        went_back: the run does not go on from last.ckpt, but from the checkpoint of an epoch.
+    """
+
+    def __init__(self, folder: Path, went_back: bool = False):
         self.folder = folder
         self.last = folder / LAST
         self.best = folder / BEST
+        self.went_back = went_back
         self.saved = True
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        for number, path in epoch_checkpoints(self.folder).items():
-            if number > trainer.progress.epoch:  # of a run that went further, and now takes these epochs again
-                path.unlink(missing_ok=True)
+        if self.went_back:  # from now on this is where the run stands, also if it is killed at once
+            self.on_checkpoint(trainer)
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         self.saved = trainer.write(lambda: trainer.save(self.last))
@@ -179,15 +213,18 @@ class SaveCheckpoints(Callback):
             trainer.write(lambda: self.keep(trainer.progress.epoch, trainer.experiment.config.train.keep))
 
     def keep(self, epoch: int, count: int) -> None:
-        """last.ckpt by a second name, which stays when the next one is written; the oldest such name goes.
+        """A copy of last.ckpt that stays when the next one is written; what is older than the latest `count` goes, and
+        what is of later epochs, which are taken again.
 
         Raises:
             WriteError: it cannot be had.
         """
         path = self.folder / EPOCH.format(epoch)
         write_beside(path, lambda partial: shutil.copyfile(self.last, partial))
-        for old in list(epoch_checkpoints(self.folder).values())[:-count]:
-            old.unlink(missing_ok=True)
+        for number, other in epoch_checkpoints(self.folder).items():
+            if not epoch - count < number <= epoch:
+                with contextlib.suppress(OSError):
+                    other.unlink()
 
     def on_stop(self, trainer: Trainer) -> None:
         self.on_train_end(trainer)
@@ -234,7 +271,7 @@ class StopOnSignal(Callback):
                 return
             self.received = now
             trainer.stop_signal = number
-            print(f"\n{signal.Signals(number).name}: finishing the step, saving, ending", file=sys.stderr)
+            doors.say(f"\n{signal.Signals(number).name}: finishing the step, saving, ending", sys.stderr)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, handle)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from src import checkpoints
+from src import checkpoints, doors
 from src.errors import UserError, WriteError
 from src.experiment import Experiment
 from src.training import sink
@@ -19,7 +19,7 @@ from src.training.heartbeat import SAVING_SECONDS, Heartbeat
 from src.training.step import StepResult, TrainStep, results
 
 # Of the config: what workers of one run may differ in, since they can be on different machines.
-OF_A_MACHINE = {"data": {"path", "download", "workers"}, "output_dir": True}
+OF_A_MACHINE = {"data": {"path", "download", "workers"}, "output_dir": True, "init_checkpoint": True}
 
 
 class Diverged(UserError):
@@ -80,6 +80,7 @@ class Trainer:
     Args:
         experiment: what to train.
         callbacks: act in this order.
+        heartbeat: tells the launcher what this worker does; None: a new one.
 
     Attributes:
         progress (Progress): where the run stands.
@@ -87,14 +88,15 @@ class Trainer:
         stop_signal (int): set to a signal's number on any worker, it ends training on all after the step under way.
     """
 
-    def __init__(self, experiment: Experiment, callbacks: list[Callback]):
+    def __init__(self, experiment: Experiment, callbacks: list[Callback], heartbeat: Heartbeat | None = None):
         self.experiment = experiment
         self.callbacks = callbacks
         self.progress = Progress()
         self.extra: dict[str, np.ndarray] = {}
         self.stop_signal = 0
         self.workers = Workers(experiment.worker)
-        self.heartbeat = Heartbeat(experiment.worker.rank)
+        self.heartbeat = heartbeat or Heartbeat(experiment.worker.rank)
+        self.averaged = True  # the workers start, or go on, with the same
         self.step = TrainStep(
             experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
         )
@@ -114,9 +116,13 @@ class Trainer:
             Diverged: the loss is no number.
             Stopped: `stop_signal` was set; the state was handed to the callbacks first.
         """
-        self._each("on_train_begin")
-        self._require_the_same_config()
+        self.heartbeat.note("comparing the workers", waiting=True)
+        self._require_the_same("config", self.experiment.config.model_dump(exclude=OF_A_MACHINE))
+        data = self.experiment.data
+        images = [self.experiment.steps_per_epoch, data.train_images(), data.test_images()]
+        self._require_the_same("data", [images, data.preprocessing.to_dict()])
         self._require_the_same_state("at the start")
+        self._each("on_train_begin")
         while self.progress.epoch < self.experiment.config.train.epochs:
             self._epoch()
         self._each("on_train_end")
@@ -148,7 +154,7 @@ class Trainer:
                 raise WriteError(
                     f"{error}; mend that and go on with --resume: the last good files are untouched"
                 ) from error
-            print(f"warning: {error}; training goes on, and the last good files are untouched", file=sys.stderr)
+            doors.say(f"warning: {error}; training goes on, and the last good files are untouched", sys.stderr)
             return False
         return True
 
@@ -198,6 +204,7 @@ class Trainer:
         self.step.set_train()
         if progress.step < experiment.steps_per_epoch:
             for result in self._results():
+                self.averaged = False
                 self._account(result)
                 self._each("on_step_end", result)
                 self.stop_if_asked()
@@ -205,8 +212,7 @@ class Trainer:
                 if every and progress.step // every > (progress.step - result.steps) // every:
                     self._checkpoint()
         self.heartbeat.note("averaging statistics", f" of epoch {progress.epoch + 1}", waiting=True)
-        self.workers.average_statistics(experiment.network)
-        self._average_loss()
+        self._average()
         self._require_the_same_state(f"after epoch {progress.epoch + 1}")
         row = self._row()
         self._each("on_epoch_trained", row)
@@ -216,15 +222,18 @@ class Trainer:
         self._save("on_epoch_end", row)
 
     def _checkpoint(self) -> None:
-        """Saves inside an epoch. One worker's file is what all go on from: without the mean, the others' moving
-        statistics would be lost."""
-        self.workers.average_statistics(self.experiment.network)
-        self._average_loss()
+        """Saves inside an epoch."""
+        self._average()
         self._save("on_checkpoint")
 
-    def _average_loss(self) -> None:
-        """Makes this epoch's loss that of all workers' images."""
+    def _average(self) -> None:
+        """Makes moving statistics and this epoch's loss those of all workers' images, once after the steps under way:
+        one worker's file is what all go on from, and without the mean the others' would be lost."""
+        if self.averaged:
+            return
+        self.workers.average_statistics(self.experiment.network)
         self.progress.loss_sum = float(self.workers.gather([self.progress.loss_sum]).mean())
+        self.averaged = True
 
     def _save(self, moment: str, *arguments) -> None:
         """A moment at which worker 0 writes files, and the others wait for it."""
@@ -233,18 +242,20 @@ class Trainer:
         self.heartbeat.note("waiting for worker 0 to save", waiting=True, seconds=SAVING_SECONDS)
         self.workers.wait()
 
-    def _require_the_same_config(self) -> None:
-        """UserError, on all workers, if one was started with other arguments than the rest."""
-        config = self.experiment.config.model_dump(exclude=OF_A_MACHINE)
-        outliers = self.workers.outliers(zlib.crc32(json.dumps(config).encode()))
+    def _require_the_same(self, what: str, content: Any) -> None:
+        """UserError, on all workers, if one was started with another config, or has other data, than the rest."""
+        outliers = self.workers.outliers(zlib.crc32(json.dumps(content).encode()))
         if outliers:
-            raise UserError(f"{self._named(outliers)} has another config than the others: give all the same arguments")
+            raise UserError(
+                f"{self._named(outliers)} has another {what} than the others: give all the same arguments and files"
+            )
 
     def _require_the_same_state(self, when: str) -> None:
         """UserError, on all workers, if one differs from the rest in weights, moving statistics, the optimizer or its
         place in the schedules: it no longer trains the same network."""
         progress, experiment = self.progress, self.experiment
-        place = [progress.epoch, progress.step, *(self.schedule(name) for name in experiment.tables)]
+        scheduled = [np.float32(self.schedule(name)).item() for name in experiment.tables]
+        place = [progress.epoch, progress.step, *scheduled]
         state = [*experiment.network.get_parameters(), *checkpoints.optimizer_state(experiment.optimizer)]
         outliers = self.workers.outliers(zlib.crc32(repr(place).encode(), checksum(state)))
         if outliers:
