@@ -56,7 +56,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Holds an exclusive lock on a file, which is made if need be; it ends with the process, however that ends.
+    """Holds an exclusive lock on a file that is made for it and taken away again; it ends with the process, however
+    that ends.
 
     Between machines that share a disk it holds as far as the disk's locks do; a disk without locks gets a warning.
 
@@ -64,14 +65,23 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         BlockingIOError: another process holds it, and this one is not to `wait`.
         OSError: the file cannot be opened for writing, which network disks want.
     """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            print(f"warning: {path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr)
-        yield
+    while True:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                print(
+                    f"warning: {path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr
+                )
+            if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+                continue  # who held it has just taken it away, and a third process may have made the next one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def make_folder(path: Path) -> None:

@@ -10,7 +10,7 @@ from src.errors import UserError
 from src.files import PARTIAL, locked
 
 LAST = "last.ckpt"
-LOCK = ".lock"  # empty; held while a run works in the folder
+LOCK = ".lock"  # is there and locked while a run works in the folder; may be left, unlocked, by one that was killed
 EPOCH = "epoch_{:04d}.ckpt"  # of the latest epochs; train.keep says how many
 BEST = "best.ckpt"
 CONFIG = "config.yaml"  # resolved

@@ -391,7 +391,7 @@ IN_PROCESS = [
     ("sine_module", "nowhere/x.png", "cannot write nowhere/x.png: No such file or directory"),
     ("sine_module", "file/x.png", "cannot write file/x.png: Not a directory"),
     ("sine_module", ("a\0b.png",), r"cannot write a\x00b.png: embedded null byte"),
-    ("sine_module", (LONG,), "cannot use xxx", "File name too long"),
+    ("sine_module", (LONG,), "cannot write xxx", "File name too long"),
     # Summary
     ("summary", "", "the following arguments are required: NAME"),
     ("summary", "resnet19", "unknown network 'resnet19'", "allowed are alexnet"),

@@ -115,13 +115,12 @@ class Cifar(Source):
         root, folder = Path(path), self.folders[0]
         archive = root / f"{self.url.rsplit('/', 1)[1]}.partial"
         unpacked = root / f"{folder}.partial"
-        lock = root / f".{folder}.lock"
         by_hand = (
             f"download {self.url} elsewhere and unpack it, so that {root / folder / self.files_of['test'][0]} is there"
         )
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with locked(lock, wait=True):
+            with locked(root / f".{folder}.lock", wait=True):
                 try:
                     if not all((root / folder / name).is_file() for name in files):
                         self._download(archive, by_hand)
@@ -132,7 +131,6 @@ class Cifar(Source):
                 finally:
                     archive.unlink(missing_ok=True)
                     shutil.rmtree(unpacked, ignore_errors=True)
-                    lock.unlink(missing_ok=True)
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             raise UserError(f"cannot download {self.title} ({getattr(error, 'reason', error)}): {by_hand}") from error
         except tarfile.TarError as error:
