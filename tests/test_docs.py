@@ -68,3 +68,11 @@ def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
     assert accuracy > 70, done.stdout
     assert re.search(r"\d+ images compared, 0 ", done.stdout)
     assert Path(tmp_path / "small_net.mindir").stat().st_size > 1000
+
+
+def test_the_lines_that_were_not_run_for_want_of_a_device_stand_in_their_files():
+    page = (DOCS / "clusters.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([^`]+\.py)` \| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(listed) > 10
+    for file, line in listed:
+        assert line in (processes.ROOT / file).read_text(encoding="utf-8"), (file, line)
