@@ -147,7 +147,8 @@ class Launch:
     def trouble(self) -> str | None:
         """Why the workers cannot go on although none here has failed; None: for all that is known they can."""
         if hung := self.watch.hung({rank: process for process, rank in self.ranks.items()}):
-            return f"{', '.join(hung.values())}; see {', '.join(str(self.logs.of(rank)) for rank in hung)}"
+            logs = [str(self.logs.of(rank)) for ranks in hung for rank in ranks]
+            return f"{', '.join(hung.values())}; see {', '.join(logs)}"
         if self.cut_off_at is not None and time.monotonic() - self.cut_off_at > CUT_OFF_SECONDS:
             return self.logs.cut_off(self.cluster.first_rank)
         if lost := self.logs.lost():
