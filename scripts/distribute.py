@@ -21,7 +21,8 @@ All arguments beside those below go to train.py; run_standalone_train.sh --help 
 data.batch_size images a step. The first worker of the machine is shown as it runs.
 
 What no flag gives is looked up in the variables NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, then in those of Slurm,
-then in those of Volcano. Several machines need different host names, and machine 0 an address that all can reach.
+then in those of Volcano; MASTER_ADDR and MASTER_PORT count with several machines alone. Several machines need different
+host names, and machine 0 an address that all can reach.
 
 With --rank_table the workers find each other as ever, through msrun's scheduler, and MindSpore gives the table to the
 collective communication. The table must number the workers as msrun does, machine by machine.
@@ -297,7 +298,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--device_target", choices=("CPU", "GPU", "Ascend"), help="default: what the config says")
     parser.add_argument("--nodes", type=int, metavar="N", help="machines, each with its own launcher; default 1")
     parser.add_argument("--node_rank", type=int, metavar="N", help="this machine's number, from 0")
-    parser.add_argument("--master_addr", metavar="HOST", help="machine 0, by the name or address that all reach it by")
+    parser.add_argument(
+        "--master_addr",
+        metavar="HOST",
+        help="machine 0, by the name or address that all reach it by; needed with several machines",
+    )
     parser.add_argument(
         "--master_port",
         type=int,
