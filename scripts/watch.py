@@ -95,6 +95,14 @@ def state(process: int) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
+def parent(process: int) -> int | None:
+    """The id of the process's parent; None: it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
 def failed(process: int) -> bool:
     """Whether a process has ended otherwise than with 0, and its parent has not looked yet."""
     try:
