@@ -368,8 +368,12 @@ def start_for(request) -> Callable[..., int]:
         )
         request.addfinalizer(process.wait)
         request.addfinalizer(process.kill)
-        request.addfinalizer(lambda: Launch.kill(launch, Launch.processes(launch)))
+        request.addfinalizer(lambda: end_all_of(launch))
         return process.pid
+
+    def end_all_of(launch: Launch) -> None:
+        launch.given_up.clear()
+        Launch.kill(launch, launch.processes())
 
     return start
 
