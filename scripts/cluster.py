@@ -97,7 +97,7 @@ def first_slurm_host(nodes: str) -> str:
         return done.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise UserError(
-            f"SLURM_JOB_NODELIST is {nodes!r}, but `scontrol show hostnames` gave no host for it: use --master_addr"
+            f"Slurm's list of nodes is {nodes!r}, but `scontrol show hostnames` gave no host for it: use --master_addr"
         ) from error
 
 
@@ -110,12 +110,20 @@ def length_of_list(hosts: str) -> str:
 
 
 # What no flag gives is looked up here, in this order: variable, and how to read it if it is not the value itself. First
-# those that PyTorch users know, then Slurm's, then those of Volcano, which is also below Huawei's ModelArts.
+# those that PyTorch users know, then Slurm's, of the step before those of its job, which may have more machines, then
+# those of Volcano, which is also below Huawei's ModelArts.
 VARIABLES: dict[str, dict[str, Callable[[str], str]]] = {
-    "nodes": {"NNODES": str, "SLURM_JOB_NUM_NODES": str, "MA_NUM_HOSTS": str, "VC_WORKER_HOSTS": length_of_list},
+    "nodes": {
+        "NNODES": str,
+        "SLURM_STEP_NUM_NODES": str,
+        "SLURM_JOB_NUM_NODES": str,
+        "MA_NUM_HOSTS": str,
+        "VC_WORKER_HOSTS": length_of_list,
+    },
     "node_rank": {"NODE_RANK": str, "SLURM_NODEID": str, "VC_TASK_INDEX": str},
     "master_addr": {
         "MASTER_ADDR": str,
+        "SLURM_STEP_NODELIST": first_slurm_host,
         "SLURM_JOB_NODELIST": first_slurm_host,
         "VC_WORKER_HOSTS": first_of_list,
     },
@@ -138,8 +146,11 @@ def find(options: Namespace, variables: Variables = os.environ) -> Cluster:
     if options.timeout < 1:
         raise UserError(f"--timeout is {options.timeout}, but must be at least 1 second")
     devices = _devices(options)
-    given = vars(options) | ({"nodes": options.nodes or len(devices)} if devices else {})
-    nodes, nodes_from = _look_up("nodes", given, variables) or (1, "")
+    given = vars(options)
+    if devices:
+        nodes, nodes_from = len(devices), "--rank_table"
+    else:
+        nodes, nodes_from = _look_up("nodes", given, variables) or (1, "")
     _require_range(nodes_from, nodes, 1)
     if options.workers % nodes:
         fewer = options.workers - options.workers % nodes
@@ -154,11 +165,14 @@ def find(options: Namespace, variables: Variables = os.environ) -> Cluster:
         if options.node_rank:
             raise UserError(f"--node_rank is {options.node_rank}, but there is one machine: --nodes says how many")
         port = options.master_port or 0
-        _require_port("--master_port", port)
+        if port:
+            _require_port("--master_port", port)
         return Cluster(options.workers, port, options.master_addr or LOOPBACK, **common)
-    rank, rank_from = _require("node_rank", given, variables, nodes)
+    machines = f"there are {nodes} machines by {nodes_from}"
+    way_out = "" if devices else "; with --nodes 1 only this machine trains"
+    rank, rank_from = _require("node_rank", given, variables, machines, way_out)
     _require_range(rank_from, rank, 0, nodes - 1)
-    address, address_from = _require("master_addr", given, variables, nodes)
+    address, address_from = _require("master_addr", given, variables, machines, way_out)
     port, port_from = _look_up("master_port", given, variables) or (DEFAULT_PORT, "default port")
     _require_port(port_from, port)
     sources = ", ".join(dict.fromkeys((nodes_from, rank_from, address_from, port_from)))
@@ -221,10 +235,12 @@ def _look_up(key: str, given: dict, variables: Variables) -> tuple[int | str, st
     return None
 
 
-def _require(key: str, given: dict, variables: Variables, nodes: int) -> tuple[int | str, str]:
+def _require(key: str, given: dict, variables: Variables, machines: str, way_out: str) -> tuple[int | str, str]:
     found = _look_up(key, given, variables)
     if found is None:
-        raise UserError(f"--{key} is missing: with {nodes} machines give it, or set {', '.join(VARIABLES[key])}")
+        raise UserError(
+            f"--{key} is missing: {machines}, so give it, or set one of {', '.join(VARIABLES[key])}{way_out}"
+        )
     return found
 
 
@@ -235,8 +251,7 @@ def _require_range(name: str, value: int, low: int, high: int | None = None) -> 
 
 
 def _require_port(name: str, port: int) -> None:
-    if port:
-        _require_range(name, port, 1024, 65535)
+    _require_range(name, port, 1024, 65535)
 
 
 def _devices(options: Namespace) -> tuple[tuple[str, ...], ...]:

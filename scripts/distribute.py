@@ -21,7 +21,8 @@ All arguments beside those below go to train.py; run_standalone_train.sh --help 
 data.batch_size images a step. The first worker of the machine is shown as it runs.
 
 What no flag gives is looked up in the variables NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, then in those of Slurm,
-then in those of Volcano. Several machines need different host names, and machine 0 an address that all can reach.
+then in those of Volcano; MASTER_ADDR and MASTER_PORT count with several machines alone. Several machines need different
+host names, and machine 0 an address that all can reach.
 
 With --rank_table the workers find each other as ever, through msrun's scheduler, and MindSpore gives the table to the
 collective communication. The table must number the workers as msrun does, machine by machine.
@@ -58,16 +59,19 @@ import train  # noqa: E402
 from scripts import cluster as clusters  # noqa: E402
 from scripts.cluster import Cluster  # noqa: E402
 from scripts.logs import CUT_OFF, HUNG, Logs, end_of, shell_code  # noqa: E402
-from scripts.watch import Watch, failed  # noqa: E402
+from scripts.watch import Watch, failed, parent, state  # noqa: E402
 from src import doors  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.training import heartbeat  # noqa: E402
 
-MARK = "FDA_BNN_LAUNCH"
-HEARTBEATS = "FDA_BNN_HEARTBEATS"  # the folder in which each worker says what it does; watch.py explains
+MARK = heartbeat.LAUNCH
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # a worker's exit codes when it was asked to end and has saved
 TICK_SECONDS = 0.5
+HANG_SECONDS = int(heartbeat.LEAST_SECONDS)
 SAVING_SECONDS = 60  # what workers get to save and end when msrun has gone without them
 CUT_OFF_SECONDS = 10  # what a worker gets to end when the others have gone; MindSpore can take more than half a minute
+KILLING_SECONDS = 10  # what a killed process gets to go
+LONGEST_LINE = 1000  # bytes of a log's end that the next look at it sees again
 ECHO_SECONDS = 1  # timeout(1) sends its signal twice in a row: to the process, then to its group
 
 
@@ -78,23 +82,26 @@ class Launch:
         cluster: how many workers, where they meet, and this machine's share.
         log_dir: an existing folder.
         command: the Python file that each worker runs, and its arguments.
+        hang_timeout: seconds that a worker has at least for anything it does; 0: no limits.
     """
 
-    def __init__(self, cluster: Cluster, log_dir: Path, command: Sequence[str]):
+    def __init__(self, cluster: Cluster, log_dir: Path, command: Sequence[str], hang_timeout: int = HANG_SECONDS):
         self.cluster = cluster
         self.logs = Logs(log_dir, cluster)
         self.mark = f"{os.getpid()}-{secrets.token_hex(8)}"
-        self.changes = changes_to_environment(cluster)
+        self.changes = changes_to_environment(cluster) | {MARK: self.mark, heartbeat.LEAST: str(hang_timeout)}
         self.command = msrun_command(cluster, log_dir, command)
         self.stop = 0
         self.stopped_at = 0.0
         self.signalled: set[int] = set()
         self.ranks: dict[int, int] = {}
         self.schedulers: set[int] = set()
+        self.given_up: set[int] = set()
         self.verdict: int | None = None
         self.cut_off_at: float | None = None
         self.logs.of(cluster.first_rank).write_bytes(b"")
         self.shown = self.logs.of(cluster.first_rank).open("rb")
+        self.last_shown = b""
 
     def catch_signals(self) -> None:
         """From now on this process's signals go to the workers."""
@@ -109,14 +116,14 @@ class Launch:
             with (self.logs.folder / "msrun.log").open("wb") as log:
                 self.msrun = subprocess.Popen(
                     self.command,
-                    env={**os.environ, **self.changes, MARK: self.mark, HEARTBEATS: heartbeats},
+                    env={**os.environ, **self.changes, heartbeat.FOLDER: heartbeats},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             try:
-                while self.msrun.poll() is None:
+                while self.msrun.poll() is None and self.msrun.pid not in self.given_up:
                     self.tend()
                     time.sleep(TICK_SECONDS)
             finally:
@@ -133,7 +140,7 @@ class Launch:
         if not known:
             self.schedulers.update(self.processes("MS_SCHED"))
         if self.stop:
-            self.send(signal.SIGINT if self.stop == signal.SIGINT else signal.SIGTERM, workers)
+            self.send(self.asked_by, workers)
         if self.logs.failure():
             # After a failure msrun waits half a minute for the scheduler, which has nothing to save.
             if not self.processes("MS_WORKER"):
@@ -147,7 +154,8 @@ class Launch:
     def trouble(self) -> str | None:
         """Why the workers cannot go on although none here has failed; None: for all that is known they can."""
         if hung := self.watch.hung({rank: process for process, rank in self.ranks.items()}):
-            return f"{', '.join(hung.values())}; see {', '.join(str(self.logs.of(rank)) for rank in hung)}"
+            logs = [str(self.logs.of(rank)) for ranks in hung for rank in ranks]
+            return f"{', '.join(hung.values())}; see {', '.join(logs)}"
         if self.cut_off_at is not None and time.monotonic() - self.cut_off_at > CUT_OFF_SECONDS:
             return self.logs.cut_off(self.cluster.first_rank)
         if lost := self.logs.lost():
@@ -159,16 +167,22 @@ class Launch:
     def show(self) -> None:
         """Copies what the first worker here has written since the last time."""
         output = self.shown.read()
-        if self.cut_off_at is None and CUT_OFF.search(output.decode(errors="replace")):
+        recent = self.last_shown + output
+        if self.cut_off_at is None and CUT_OFF.search(recent.decode(errors="replace")):
             self.cut_off_at = time.monotonic()
+        self.last_shown = recent[-LONGEST_LINE:]
         try:
             sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:  # nobody reads any more; the run goes on
+        except OSError:  # a full disk, a closed terminal, a reader that has gone: the run goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def processes(self, role: str | None = None) -> dict[int, int]:
-        """The processes of this run, msrun included, or those in one of MindSpore's roles: id -> rank, -1 for none."""
+        """The processes of this run, msrun included: id -> rank, -1 for none.
+
+        Args:
+            role: only those that msrun started in this role of MindSpore's, and none that these have started.
+        """
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -176,9 +190,21 @@ class Launch:
             except OSError:  # it has ended, or is another user's
                 continue
             variables = dict(entry.partition("=")[::2] for entry in content.decode(errors="replace").split("\0"))
-            if variables.get(MARK) == self.mark and role in (None, variables.get("MS_ROLE")):
-                found[int(folder.name)] = int(variables.get("MS_NODE_ID", -1))
+            process = int(folder.name)
+            if variables.get(MARK) != self.mark or process in self.given_up:
+                continue
+            if role is None or (variables.get("MS_ROLE") == role and self.is_in_role(process, role)):
+                found[process] = int(variables.get("MS_NODE_ID", -1))
         return found
+
+    def is_in_role(self, process: int, role: str) -> bool:
+        """Whether it is the worker or the scheduler itself: what these start has all their variables."""
+        if role == "MS_SCHED":
+            return parent(process) == self.msrun.pid
+        try:
+            return os.getsid(process) == process  # msrun gives each worker a session
+        except ProcessLookupError:
+            return False
 
     def send(self, number: int, workers: Sequence[int]) -> None:
         """A signal to each worker that had none: a second one would end it before it has saved."""
@@ -194,7 +220,13 @@ class Launch:
                 continue
 
     def kill_all(self) -> None:
+        deadline = time.monotonic() + KILLING_SECONDS
         while left := self.processes():
+            if time.monotonic() > deadline:
+                self.given_up.update(left)
+                who = ", ".join(f"{process} (state {state(process)})" for process in sorted(left))
+                print(f"error: SIGKILL does not end process {who}, which is left behind", file=sys.stderr, flush=True)
+                return
             self.kill(left)
             self.msrun.poll()  # else it would stay behind as a zombie
             time.sleep(0.1)
@@ -207,6 +239,11 @@ class Launch:
             self.show()
             time.sleep(TICK_SECONDS)
         self.kill_all()
+
+    @property
+    def asked_by(self) -> int:
+        """The signal that workers get when this process has had one."""
+        return signal.SIGINT if self.stop == signal.SIGINT else signal.SIGTERM
 
     def on_signal(self, number: int, frame) -> None:
         now = time.monotonic()
@@ -228,15 +265,24 @@ class Launch:
         else:
             process, status = failure
             code = shell_code(status)
-            silent = status in STOPPED  # which may have been a signal to another machine's launcher
+            # STOPPED may come of a signal to another machine's launcher; the signal itself ends a worker that starts.
+            silent = status in STOPPED or (self.stop and status == -self.asked_by)
             sentence = f"a worker {end_of(status)}; see {self.logs.folder}/worker_*.log"
-            if lost := self.logs.lost():  # then that worker failed because of it
+            if silent:
+                pass
+            elif lost := self.logs.lost():  # then that worker failed because of it
                 code, sentence = HUNG, lost
-            elif (rank := self.ranks.get(process)) is not None:
+            elif (rank := self.rank_of(process)) is not None:
                 code, sentence = self.logs.explain(rank, status)
         if not silent:
             print(f"error: {sentence}", file=sys.stderr)
         return code
+
+    def rank_of(self, process: int) -> int | None:
+        """A worker's; None if it ended before it was seen here, unless all the others were."""
+        first = self.cluster.first_rank
+        unseen = set(range(first, first + self.cluster.local_workers)) - set(self.ranks.values())
+        return self.ranks.get(process, unseen.pop() if len(unseen) == 1 else None)
 
 
 def changes_to_environment(cluster: Cluster) -> dict[str, str]:
@@ -244,8 +290,11 @@ def changes_to_environment(cluster: Cluster) -> dict[str, str]:
     return {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
         "PYTHONUNBUFFERED": "1",
+        # The launcher reads msrun's and MindSpore's errors: less than those, or elsewhere, they must not log.
+        "GLOG_v": level if (level := os.environ.get("GLOG_v")) in ("0", "1", "2") else "3",
+        "GLOG_logtostderr": "1",
         # The user's own go before.
-        **{name: os.environ.get(name, value) for name, value in {"GLOG_v": "3", **cluster.environment()}.items()},
+        **{name: os.environ.get(name, value) for name, value in cluster.environment().items()},
     }
 
 
@@ -273,7 +322,7 @@ def main(argv: Sequence[str]) -> int:
         print(cluster.describe(), flush=True)
     log_dir = log_folder(options.log_dir, cluster)
     with open_log_dir(log_dir):
-        launch = Launch(cluster, log_dir, command)
+        launch = Launch(cluster, log_dir, command, options.hang_timeout)
         launch.catch_signals()
         return launch.run()
 
@@ -296,7 +345,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--device_target", choices=("CPU", "GPU", "Ascend"), help="default: what the config says")
     parser.add_argument("--nodes", type=int, metavar="N", help="machines, each with its own launcher; default 1")
     parser.add_argument("--node_rank", type=int, metavar="N", help="this machine's number, from 0")
-    parser.add_argument("--master_addr", metavar="HOST", help="machine 0, by the name or address that all reach it by")
+    parser.add_argument(
+        "--master_addr",
+        metavar="HOST",
+        help="machine 0, by the name or address that all reach it by; needed with several machines",
+    )
     parser.add_argument(
         "--master_port",
         type=int,
@@ -312,6 +365,15 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         help="how long workers wait for each other when they start; more where machines start at different times; "
         f"default {Cluster.timeout}",
     )
+    parser.add_argument(
+        "--hang_timeout",
+        type=int,
+        metavar="SECONDS",
+        default=HANG_SECONDS,
+        help="what a worker may take at least for a batch, a step or the like before it is found to hang and all are "
+        "ended; more on slow disks; 0: never, unless it is stopped or does not answer the others; default "
+        f"{HANG_SECONDS}",
+    )
     parser.add_argument("--rank_table", metavar="FILE", help="Ascend: the JSON file that lists the cluster's devices")
     parser.add_argument(
         "--log_dir",
@@ -322,6 +384,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--dry-run", action="store_true", help="print each machine's command and start nothing")
     options, arguments = parser.parse_known_args(argv)
+    if options.hang_timeout < 0:
+        raise UserError(f"--hang_timeout is {options.hang_timeout}, but must be at least 0 seconds")
     if options.device_target:
         arguments = ["--device_target", options.device_target, *arguments]
     if options.traceback:
@@ -345,7 +409,11 @@ def open_log_dir(folder: Path):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise UserError(f"--log_dir is {folder}, where another run is writing; give this one its own") from error
+        if isinstance(error, BlockingIOError):
+            raise UserError(f"--log_dir is {folder}, where another run is writing; give this one its own") from error
+        raise UserError(
+            f"--log_dir is {folder}, which cannot be locked ({error.strerror}): give a folder on a local disk"
+        ) from error
     for log in (*folder.glob("worker_*.log"), folder / "scheduler.log"):
         log.unlink(missing_ok=True)
     return lock

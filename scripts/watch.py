@@ -40,8 +40,9 @@ class Watch:
         self.alone = alone
         self.stopped_since: dict[int, float] = {}
 
-    def hung(self, workers: Mapping[int, int]) -> dict[int, str]:
-        """The workers that keep the run from going on, and a phrase about each; empty: none is late or stopped.
+    def hung(self, workers: Mapping[int, int]) -> dict[tuple[int, ...], str]:
+        """The workers that keep the run from going on, and a phrase about each, or about all that wait for each other;
+        empty: none is late or stopped.
 
         Args:
             workers: rank -> process.
@@ -56,19 +57,33 @@ class Watch:
             late = {rank for rank, since in self.stopped_since.items() if now - since > STOPPED_SECONDS}
         if not late:
             return {}
-        working = {rank for rank, beat in beats.items() if not beat.waiting}
-        asleep = stopped | {rank for rank, letter in states.items() if letter == "D"}
-        causes = late & working or asleep or working or late
-        return {rank: self._phrase(rank, states[rank], beats.get(rank), now) for rank in sorted(causes)}
+        single = self.alone and len(workers) == 1  # which has nobody to wait for
+        working = {rank for rank, beat in beats.items() if single or not beat.waiting}
+        asleep = stopped | {rank for rank in late if states[rank] == "D"}
+        causes = late & working or asleep or working
+        if not causes:
+            return {tuple(sorted(beats)): self._wait(beats, everybody=self.alone and len(beats) == len(workers))}
+        return {(rank,): self._phrase(rank, states[rank], beats.get(rank), now) for rank in sorted(causes)}
 
     def _phrase(self, rank: int, letter: str, beat: Beat | None, now: float) -> str:
         doing = f" ({beat.doing})" if beat else ""
         if letter == "T":
             return f"worker {rank} is stopped, as by SIGSTOP, since {now - self.stopped_since[rank]:.0f} s{doing}"
         since = f" since {beat.since:.0f} s" if beat else ""
-        if beat and beat.waiting and not self.alone:
-            return f"worker {rank} waits{since} for workers of other machines{doing}"
         return f"worker {rank} hangs{since}{doing}"
+
+    def _wait(self, beats: Mapping[int, Beat], everybody: bool) -> str:
+        """Those that wait, though not whom they wait for: any of them may be what the others wait for.
+
+        Args:
+            beats: the waiting workers'.
+            everybody: they are all workers of the run.
+        """
+        who = ", ".join(map(str, sorted(beats)))
+        who = f"workers {who} wait" if len(beats) > 1 else f"worker {who} waits"
+        first = max(beats.values(), key=lambda beat: beat.since)
+        whom, culprit = ("each other", "one of them") if everybody else ("others", "one of the run's workers")
+        return f"{who} for {whom} since {first.since:.0f} s ({first.doing}), {culprit} hangs"
 
 
 def state(process: int) -> str:
@@ -78,6 +93,14 @@ def state(process: int) -> str:
     except OSError:
         return ""
     return stat.rpartition(")")[2].split()[0]
+
+
+def parent(process: int) -> int | None:
+    """The id of the process's parent; None: it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def failed(process: int) -> bool:

@@ -9,6 +9,8 @@ import pytest
 from scripts.cluster import DEFAULT_PORT, Cluster, at_open_port, find
 from src.errors import UserError
 
+LARGER_JOB = {"SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "n[1-4]"}
+
 
 def options(**given) -> Namespace:
     """The launcher's flags; None: not given."""
@@ -54,6 +56,10 @@ def test_flags_describe_several_machines():
             {"SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "n[3-4]"},
             (2, 1, "n3", DEFAULT_PORT),
         ),
+        (
+            {"SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1", "SLURM_STEP_NODELIST": "n[3-4]", **LARGER_JOB},
+            (2, 1, "n3", DEFAULT_PORT),
+        ),
         ({"VC_WORKER_HOSTS": "w0.svc,w1.svc", "VC_TASK_INDEX": "1"}, (2, 1, "w0.svc", DEFAULT_PORT)),
         (
             {"MA_NUM_HOSTS": "2", "VC_WORKER_HOSTS": "w0.svc,w1.svc", "VC_TASK_INDEX": "0"},
@@ -68,9 +74,9 @@ def test_a_schedulers_variables_say_what_no_flag_says(variables, expected, tmp_p
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     cluster = find(options(), variables)
     assert (cluster.nodes, cluster.node_rank, cluster.master_addr, cluster.master_port) == expected
+    ignored = LARGER_JOB if "SLURM_STEP_NODELIST" in variables else ()
     for name in variables:
-        if name not in ("MA_NUM_HOSTS",):
-            assert name in cluster.describe()
+        assert (name in cluster.describe()) == (name not in ignored)
     overridden = find(options(node_rank=0, master_addr="mine", master_port=9001), variables)
     assert (overridden.nodes, overridden.node_rank, overridden.master_addr, overridden.master_port) == (
         2,
@@ -90,11 +96,27 @@ def test_a_schedulers_variables_say_what_no_flag_says(variables, expected, tmp_p
         ({"workers": 7, "nodes": 2}, {}, "--workers is 7, but must be a multiple of 2 machines, such as 6 or 8"),
         ({"workers": 1, "nodes": 2}, {}, "multiple of 2 machines, such as 2"),
         ({"node_rank": 1}, {}, "--node_rank is 1, but there is one machine"),
-        ({"nodes": 2, "master_addr": "n0"}, {}, "--node_rank is missing: with 2 machines give it, or set NODE_RANK"),
-        ({"nodes": 2, "node_rank": 0}, {}, "--master_addr is missing"),
+        (
+            {"nodes": 2, "master_addr": "n0"},
+            {},
+            "--node_rank is missing: there are 2 machines by --nodes, so give it, or set one of NODE_RANK, "
+            "SLURM_NODEID, VC_TASK_INDEX; with --nodes 1 only this machine trains",
+        ),
+        ({}, {"SLURM_JOB_NUM_NODES": "2"}, "--node_rank is missing: there are 2 machines by SLURM_JOB_NUM_NODES, so"),
+        ({"nodes": 2, "node_rank": 0}, {}, "--master_addr is missing: there are 2 machines by --nodes, so"),
         ({"nodes": 2, "node_rank": 2, "master_addr": "n0"}, {}, "--node_rank is 2, but must be 0 to 1"),
         ({"nodes": 2, "node_rank": -1, "master_addr": "n0"}, {}, "--node_rank is -1"),
         ({"nodes": 2, "node_rank": 0, "master_addr": "n0", "master_port": 80}, {}, "--master_port is 80"),
+        (
+            {"nodes": 2, "node_rank": 0, "master_addr": "n0", "master_port": 0},
+            {},
+            "--master_port is 0, but must be 1024 to 65535",
+        ),
+        (
+            {"nodes": 2, "node_rank": 0, "master_addr": "n0"},
+            {"MASTER_PORT": "0"},
+            "MASTER_PORT is 0, but must be 1024 to 65535",
+        ),
         ({}, {"NNODES": "two"}, "NNODES is 'two', but must be a whole number; --nodes goes before it"),
         ({}, {"NNODES": "2", "NODE_RANK": "5", "MASTER_ADDR": "n0"}, "NODE_RANK is 5, but must be 0 to 1"),
         ({"nodes": 2}, {"SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "n[3-4]"}, "`scontrol show hostnames` gave no host"),
@@ -111,6 +133,8 @@ def test_a_rank_table_gives_machines_and_devices(tmp_path):
     assert (cluster.nodes, cluster.first_rank) == (2, 2)
     assert f"--rank_table_file={table}" in cluster.msrun_arguments("logs")
     assert cluster.environment() == {"ASCEND_RT_VISIBLE_DEVICES": "6,7"}
+    message = refused(rank_table=table, master_addr="10.0.0.0")
+    assert "there are 2 machines by --rank_table, so" in message and "--nodes 1" not in message
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The shell launchers as a user starts them: their arguments, their exit codes, and what signals to them do."""
 
+import errno
+import fcntl
 import os
 import re
 import shlex
@@ -18,10 +20,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from scripts import distribute
 from scripts.cluster import Cluster, at_open_port
 from scripts.distribute import MARK, Launch
 from scripts.logs import HUNG
 from src import checkpoints
+from src.errors import UserError
 from src.training.distribution import is_statistic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,7 +164,8 @@ def test_the_distributed_launcher_explains_its_arguments(tmp_path):
     done = run(DISTRIBUTE, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     flags = (
-        "--workers --nodes --node_rank --master_addr --master_port --timeout --rank_table --log_dir --dry-run".split()
+        "--workers --nodes --node_rank --master_addr --master_port --timeout --hang_timeout --rank_table --log_dir "
+        "--dry-run".split()
     )
     targets = [f"--device_target {target}" for target in ("Ascend", "GPU", "CPU")]
     for text in (
@@ -250,16 +255,26 @@ def test_a_worker_that_hangs_is_named_and_all_end(tmp_path, capfd):
     assert launch.processes() == {} and not launch.watch.folder.exists()
 
 
-def test_a_worker_that_refuses_its_input_is_quoted(tmp_path, capfd):
+def test_a_worker_that_refuses_its_input_is_quoted(tmp_path, capfd, monkeypatch):
     launch = fake_run(
         tmp_path,
         """
         if rank == 1:
+            while not os.path.exists(os.path.join(os.path.dirname(__file__), "seen")):
+                time.sleep(0.1)
             print("error: data.path is DIR, but there is no such folder")
             sys.exit(2)
         time.sleep(600)
         """,
     )
+    tend = launch.tend
+
+    def tend_and_tell() -> None:
+        tend()
+        if len(launch.ranks) == 2:
+            (tmp_path / "seen").touch()
+
+    monkeypatch.setattr(launch, "tend", tend_and_tell)
     assert launch.run() == 2
     expected = "worker 1 ended with exit code 2: data.path is DIR, but there is no such folder"
     assert capfd.readouterr().err == f"error: {expected}; see {tmp_path}/worker_1.log\n"
@@ -312,6 +327,139 @@ def test_the_end_of_a_run_is_told_in_one_sentence(status, scheduler, worker, cod
     assert expected in error
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "code", "told"),
+    [
+        (signal.SIGTERM, -signal.SIGTERM, 143, False),
+        (signal.SIGHUP, -signal.SIGTERM, 143, False),
+        (signal.SIGINT, -signal.SIGINT, 130, False),
+        (signal.SIGTERM, -signal.SIGKILL, 137, True),
+        (0, -signal.SIGTERM, 143, True),
+    ],
+)
+def test_a_signal_that_was_asked_for_is_no_error_even_before_a_worker_can_catch_it(
+    asked, status, code, told, tmp_path, capsys
+):
+    launch = fake_run(tmp_path, "")
+    launch.ranks = {1000: 0, 1001: 1}
+    launch.stop = asked
+    (tmp_path / "msrun.log").write_text(f"Worker process 1001 exit with exception. Error code: {int(status)}.\n")
+    assert launch.exit_code() == code
+    assert bool(capsys.readouterr().err) == told
+
+
+def test_a_worker_that_ended_before_it_was_seen_is_named_when_the_others_were(tmp_path):
+    launch = fake_run(tmp_path, "", Cluster(6, 8118, "n0", nodes=2, node_rank=1))
+    launch.ranks = {1000: 3}
+    assert launch.rank_of(1002) is None
+    launch.ranks[1001] = 5
+    assert [launch.rank_of(process) for process in (1000, 1001, 1002)] == [3, 5, 4]
+
+
+@pytest.fixture
+def start_for(request) -> Callable[..., int]:
+    """Starts a shell that has a child, with the variables of a run; returns its id."""
+
+    def start(launch: Launch, new_session: bool, **variables: str) -> int:
+        process = subprocess.Popen(
+            ["sh", "-c", "sleep 600 & wait"],
+            env={**os.environ, MARK: launch.mark, **variables},
+            start_new_session=new_session,
+        )
+        request.addfinalizer(process.wait)
+        request.addfinalizer(process.kill)
+        request.addfinalizer(lambda: end_all_of(launch))
+        return process.pid
+
+    def end_all_of(launch: Launch) -> None:
+        launch.given_up.clear()
+        Launch.kill(launch, launch.processes())
+
+    return start
+
+
+def test_what_workers_and_the_scheduler_start_is_none_of_them_but_ends_with_them(tmp_path, start_for):
+    launch = fake_run(tmp_path, "")
+    launch.msrun = SimpleNamespace(pid=os.getpid(), poll=lambda: None)
+    worker = start_for(launch, True, MS_ROLE="MS_WORKER", MS_NODE_ID="1")
+    scheduler = start_for(launch, False, MS_ROLE="MS_SCHED")
+    while len(launch.processes()) < 4:
+        time.sleep(0.01)
+    assert launch.processes("MS_WORKER") == {worker: 1}
+    assert launch.processes("MS_SCHED") == {scheduler: -1}
+    launch.kill_all()
+    assert launch.processes() == {}
+
+
+def test_a_process_that_cannot_be_killed_is_named_and_left_behind(tmp_path, start_for, monkeypatch, capsys):
+    monkeypatch.setattr(distribute, "KILLING_SECONDS", 0.3)
+    launch = fake_run(tmp_path, "")
+    launch.msrun = SimpleNamespace(poll=lambda: None)
+    process = start_for(launch, True)
+    monkeypatch.setattr(launch, "kill", lambda processes: None)  # as a process in the kernel's hands ignores it
+    launch.kill_all()
+    error = capsys.readouterr().err
+    assert f" {process} (state S)" in error and "left behind" in error
+    assert process not in launch.processes()
+
+
+def test_a_run_goes_on_without_output_when_there_is_no_room_for_it(tmp_path, monkeypatch):
+    launch = fake_run(tmp_path, "")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        for _ in range(2):
+            with launch.logs.of(0).open("a") as log:
+                log.write("epoch 1/2\n")
+            launch.show()
+
+
+def test_words_that_say_that_others_are_lost_are_found_though_they_come_in_pieces(tmp_path):
+    launch = fake_run(tmp_path, "")
+    for piece in ("\n" * 5000, "RunRingAllReduce] Ring wa", "it fai", "led."):
+        assert launch.cut_off_at is None
+        with launch.logs.of(0).open("a") as log:
+            log.write(piece)
+        launch.show()
+    assert launch.cut_off_at is not None
+
+
+def test_two_runs_do_not_share_a_log_folder_and_one_that_cannot_be_locked_is_refused(tmp_path, monkeypatch):
+    with distribute.open_log_dir(tmp_path):
+        with pytest.raises(UserError, match="where another run is writing"):
+            distribute.open_log_dir(tmp_path)
+    distribute.open_log_dir(tmp_path).close()
+
+    def no_locks(file, flags):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match=r"which cannot be locked \(No locks available\)"):
+        distribute.open_log_dir(tmp_path)
+
+
+@pytest.mark.parametrize(("given", "level"), [(None, "3"), ("", "3"), ("0", "0"), ("2", "2"), ("3", "3"), ("4", "3")])
+def test_the_errors_that_the_launcher_reads_are_logged_whatever_the_user_has_set(given, level, monkeypatch):
+    monkeypatch.setenv("GLOG_logtostderr", "0")
+    if given is None:
+        monkeypatch.delenv("GLOG_v", raising=False)
+    else:
+        monkeypatch.setenv("GLOG_v", given)
+    changes = distribute.changes_to_environment(Cluster(2, 0))
+    assert (changes["GLOG_v"], changes["GLOG_logtostderr"]) == (level, "1")
+
+
+def test_the_least_time_before_a_worker_hangs_reaches_the_workers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Launch, "run", lambda launch: seen.append(launch.changes["FDA_BNN_HANG_SECONDS"]))
+    monkeypatch.setattr(Launch, "catch_signals", lambda launch: None)
+    arguments = (*TWIN, "--output_dir", str(tmp_path / "run"), "--log_dir", str(tmp_path / "logs"))
+    for given in ((), ("--hang_timeout", "0"), ("--hang_timeout", "300")):
+        distribute.main((*arguments, *given))
+    assert seen == ["40", "0", "300"]
+    with pytest.raises(UserError, match="--hang_timeout is -1, but must be at least 0"):
+        distribute.main((*arguments, "--hang_timeout", "-1"))
+
+
 @pytest.mark.slow
 def test_a_scheduler_that_fails_ends_the_run(tmp_path, capfd):
     launch = fake_run(tmp_path, "time.sleep(600)", scheduler="time.sleep(5); sys.exit(3)")
@@ -338,11 +486,12 @@ def test_a_master_that_cannot_be_reached_is_named(tmp_path, capfd):
     assert "at 127.0.0.2:8118 within 5 s (--timeout): the master did not answer" in capfd.readouterr().err
 
 
-def test_bad_input_to_the_workers_is_shown_and_its_exit_code_passed_on(launch):
+def test_bad_input_is_refused_before_there_are_workers(launch):
     launcher = launch("--epochs", 0)
     assert launcher.exit_code() == 2
-    assert "error: train.epochs is 0" in launcher.output()
-    assert "Traceback" not in launcher.output()
+    assert launcher.output().startswith("error: train.epochs is 0")
+    assert launcher.output().count("\n") == 1
+    assert not launcher.logs.exists()
 
 
 def test_a_signal_before_there_are_workers_ends_the_run(launch):
@@ -407,6 +556,19 @@ def test_workers_save_and_end_when_msrun_is_killed(launch, tmp_path):
     os.kill(launcher.msrun(), signal.SIGKILL)
     assert launcher.exit_code() == 137
     assert "stopped and saved" in launcher.output()
+    assert checkpoints.read(tmp_path / "run/last.ckpt").state["step"] >= step
+
+
+@pytest.mark.slow
+def test_workers_save_and_end_when_the_launcher_is_killed(launch, tmp_path):
+    launcher = launch(*TWIN, "--output_dir", "run")
+    step = launcher.wait_for_a_step(tmp_path / "run/last.ckpt")
+    launcher.process.kill()
+    end = time.monotonic() + PATIENCE
+    while launcher.processes():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert "stopped and saved" in (launcher.logs / "worker_0.log").read_text()
     assert checkpoints.read(tmp_path / "run/last.ckpt").state["step"] >= step
 
 

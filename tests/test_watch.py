@@ -57,13 +57,13 @@ def test_the_one_that_does_not_wait_is_the_cause(processes, tell, tmp_path):
     tell(0, -1, waiting=True)
     tell(1, -2, waiting=False, doing="reading images, epoch 3")
     os.utime(tmp_path / "1", (time.time() - 47,) * 2)
-    assert Watch(tmp_path, alone=True).hung(processes) == {1: "worker 1 hangs since 47 s (reading images, epoch 3)"}
+    assert Watch(tmp_path, alone=True).hung(processes) == {(1,): "worker 1 hangs since 47 s (reading images, epoch 3)"}
 
 
 def test_a_worker_that_is_still_in_time_is_the_cause_when_the_late_ones_wait_for_it(processes, tell, tmp_path):
     tell(0, -1, waiting=True)
     tell(1, 5, waiting=False)
-    assert list(Watch(tmp_path, alone=True).hung(processes)) == [1]
+    assert list(Watch(tmp_path, alone=True).hung(processes)) == [(1,)]
 
 
 def test_a_stopped_worker_is_the_cause_when_all_wait(processes, tell, tmp_path):
@@ -71,16 +71,43 @@ def test_a_stopped_worker_is_the_cause_when_all_wait(processes, tell, tmp_path):
     tell(1, -1, waiting=True)
     stop(processes[1])
     hung = Watch(tmp_path, alone=True).hung(processes)
-    assert hung == {1: "worker 1 is stopped, as by SIGSTOP, since 0 s (step 17 of epoch 3)"}
+    assert hung == {(1,): "worker 1 is stopped, as by SIGSTOP, since 0 s (step 17 of epoch 3)"}
 
 
-@pytest.mark.parametrize(("alone", "expected"), [(True, "hangs since"), (False, "for workers of other machines")])
-def test_all_late_workers_are_named_when_all_wait(alone, expected, processes, tell, tmp_path):
+@pytest.mark.parametrize(
+    ("alone", "expected"),
+    [
+        (True, "workers 0, 1 wait for each other since 47 s (step 17 of epoch 3), one of them hangs"),
+        (False, "workers 0, 1 wait for others since 47 s (step 17 of epoch 3), one of the run's workers hangs"),
+    ],
+)
+def test_all_are_named_when_all_wait_though_only_the_first_is_late(alone, expected, processes, tell, tmp_path):
     tell(0, -1, waiting=True)
+    os.utime(tmp_path / "0", (time.time() - 47,) * 2)
+    tell(1, 5, waiting=True)
+    assert Watch(tmp_path, alone).hung(processes) == {(0, 1): expected}
+
+
+def test_a_worker_that_has_not_said_anything_may_be_the_one_that_hangs(processes, tell, tmp_path):
     tell(1, -1, waiting=True)
-    hung = Watch(tmp_path, alone).hung(processes)
-    assert list(hung) == [0, 1]
-    assert all(expected in phrase for phrase in hung.values())
+    expected = "worker 1 waits for others since 0 s (step 17 of epoch 3), one of the run's workers hangs"
+    assert Watch(tmp_path, alone=True).hung(processes) == {(1,): expected}
+
+
+def test_a_single_worker_waits_for_nobody(processes, tell, tmp_path):
+    tell(0, -1, waiting=True)
+    hung = Watch(tmp_path, alone=True).hung({0: processes[0]})
+    assert hung == {(0,): "worker 0 hangs since 0 s (step 17 of epoch 3)"}
+
+
+@pytest.mark.parametrize(("at_the_disk", "named"), [(0, (0,)), (1, (0, 1))])
+def test_a_worker_that_waits_for_a_disk_is_the_cause_only_if_it_is_late(
+    at_the_disk, named, processes, tell, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(watch, "state", lambda process: "D" if process == processes[at_the_disk] else "S")
+    tell(0, -1, waiting=True)
+    tell(1, 5, waiting=True)
+    assert list(Watch(tmp_path, alone=True).hung(processes)) == [named]
 
 
 def test_a_worker_that_stays_stopped_is_found_without_any_limit(processes, tmp_path, monkeypatch):
@@ -89,7 +116,7 @@ def test_a_worker_that_stays_stopped_is_found_without_any_limit(processes, tmp_p
     stop(processes[0])
     assert looks.hung(processes) == {}
     time.sleep(0.3)
-    assert list(looks.hung(processes)) == [0]
+    assert list(looks.hung(processes)) == [(0,)]
     os.kill(processes[0], signal.SIGCONT)
     while watch.state(processes[0]) == "T":
         time.sleep(0.01)
