@@ -201,7 +201,8 @@ def test_a_worker_that_hangs_is_named_all_end_within_a_minute_and_the_run_goes_o
         time.sleep(0.1)
     started = time.monotonic()
     thread.join()
-    print(f"ended {time.monotonic() - started:.0f} s after the worker began to hang")
+    with capfd.disabled():
+        print(f"ended {time.monotonic() - started:.0f} s after the worker began to hang")
     assert time.monotonic() - started < 60 and ended == [HUNG]
     assert re.search(r"error: worker 1 hangs since \d+ s \(reading images of epoch 2\); see", capfd.readouterr().err)
     assert checkpoints.newest(tmp_path / "run")[0].state["epoch"] == 1

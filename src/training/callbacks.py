@@ -36,6 +36,10 @@ class Stream:
         with contextlib.suppress(OSError):
             sys.stderr.flush()
 
+    @property
+    def encoding(self) -> str:
+        return sys.stderr.encoding
+
     def fileno(self) -> int:
         return sys.stderr.fileno()
 
