@@ -14,7 +14,7 @@ Ascend with a rank table:
     bash scripts/run_distribute_train.sh --workers 8 --device_target Ascend --rank_table FILE --data_path DIR
 What would be started where, without starting it:
     bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --master_addr 10.0.0.1 --data_path DIR --dry-run
-On with the last checkpoint, with any number of workers:
+On with the last checkpoint, with another number of workers:
     bash scripts/run_distribute_train.sh --workers 4 --resume runs/cifar10
 
 All arguments beside those below go to train.py; run_standalone_train.sh --help explains them. Each worker takes

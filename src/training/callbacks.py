@@ -157,6 +157,7 @@ class Evaluate(Callback):
 
     def batches(self, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
         """Those of this worker, which stays with the others to the end of the longest part."""
+        trainer.heartbeat.note("opening the test images")
         mine = trainer.experiment.data.test()
         for number in range(trainer.experiment.data.test_batches()):
             trainer.heartbeat.note("evaluating", f" batch {number + 1} after epoch {trainer.progress.epoch + 1}")
