@@ -14,7 +14,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import doors, runtime
 from src.config import RESUMABLE, Config, load_config
@@ -30,6 +30,9 @@ from src.run_folder import (
     holds_run,
     remove_partial_files,
 )
+
+if TYPE_CHECKING:
+    from src.experiment import Experiment
 
 SHORTHANDS = {
     "--dataset": "data.name",
@@ -64,7 +67,6 @@ def train(
     """Builds the experiment, trains it, and returns the exit code; `held` takes the lock of a new run's folder."""
     from src import experiment as experiments
     from src.checkpoints import load_network, newest, read, read_resumable
-    from src.optimizers import base_learning_rate
     from src.training import callbacks
     from src.training.heartbeat import Heartbeat
     from src.training.trainer import Stopped, Trainer
@@ -119,22 +121,9 @@ def train(
         write_text(run_folder / CONFIG, config.to_yaml())
         versions = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
         write_text(run_folder / VERSIONS, versions)
-        batch = config.data.batch_size * worker.size
-        images = experiment.data.train_images()
-        print(
-            f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of "
-            f"{experiment.steps_per_epoch} steps, {worker.size} worker(s) on {config.runtime.device_target}, seed "
-            f"{config.seed}, in {run_folder}\n"
-            f"a step takes {worker.size} x {config.data.batch_size} = {batch} images, an epoch "
-            f"{experiment.steps_per_epoch * batch} of {images}, none twice; learning rate "
-            f"{base_learning_rate(config, worker.size):g}"
-            + (
-                f" ({config.optimizer.lr:g} for {config.optimizer.lr_for_batch})"
-                if config.optimizer.lr_for_batch
-                else ""
-            )
-            + (f"\ngoing on after epoch {trainer.progress.epoch}, step {trainer.progress.step}" if checkpoint else "")
-        )
+        print(opening_words(experiment, run_folder))
+        if checkpoint is not None:
+            print(f"going on after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
     try:
         trainer.fit()
     except Stopped as stopped:
@@ -147,6 +136,22 @@ def train(
         return 128 + stopped.signal
     trainer.workers.wait()
     return 0
+
+
+def opening_words(experiment: "Experiment", run_folder: Path) -> str:
+    """What is trained, and what of it depends on the number of workers."""
+    from src.optimizers import base_learning_rate
+
+    config, workers = experiment.config, experiment.worker.size
+    batch = config.data.batch_size * workers
+    rate, meant_for = f"{base_learning_rate(config, workers):g}", config.optimizer.lr_for_batch
+    return (
+        f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of {experiment.steps_per_epoch} "
+        f"steps, {workers} worker(s) on {config.runtime.device_target}, seed {config.seed}, in {run_folder}\n"
+        f"a step takes {workers} x {config.data.batch_size} = {batch} images, an epoch "
+        f"{experiment.steps_per_epoch * batch} of {experiment.data.train_images()}, none twice; learning rate {rate}"
+        + (f" ({config.optimizer.lr:g} for {meant_for} images)" if meant_for else "")
+    )
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
