@@ -9,12 +9,14 @@ it hangs when one of them does.
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 STOPPED_SECONDS = 20  # MindSpore itself gives a silent worker half a minute, and then blames another
+OTHERS_SECONDS = 15  # more for who waits for other machines: MindSpore, or the launcher there, may know who is to blame
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Watch:
         stopped = {rank for rank, letter in states.items() if letter == "T"}
         self.stopped_since = {rank: self.stopped_since.get(rank, now) for rank in stopped}
         beats = {rank: beat for rank in workers if (beat := read(self.folder / str(rank))) is not None}
-        late = {rank for rank, beat in beats.items() if beat.until is not None and beat.until < now}
+        late = {rank for rank, beat in beats.items() if self._ends(beat) < now}
         if not late:
             late = {rank for rank, since in self.stopped_since.items() if now - since > STOPPED_SECONDS}
         if not late:
@@ -64,6 +66,12 @@ class Watch:
         if not causes:
             return {tuple(sorted(beats)): self._wait(beats, everybody=self.alone and len(beats) == len(workers))}
         return {(rank,): self._phrase(rank, states[rank], beats.get(rank), now) for rank in sorted(causes)}
+
+    def _ends(self, beat: Beat) -> float:
+        """When what the worker does must be over."""
+        if beat.until is None:
+            return math.inf
+        return beat.until + (OTHERS_SECONDS if beat.waiting and not self.alone else 0)
 
     def _phrase(self, rank: int, letter: str, beat: Beat | None, now: float) -> str:
         doing = f" ({beat.doing})" if beat else ""

@@ -82,10 +82,18 @@ def test_a_stopped_worker_is_the_cause_when_all_wait(processes, tell, tmp_path):
     ],
 )
 def test_all_are_named_when_all_wait_though_only_the_first_is_late(alone, expected, processes, tell, tmp_path):
-    tell(0, -1, waiting=True)
+    tell(0, -1 if alone else -1 - watch.OTHERS_SECONDS, waiting=True)
     os.utime(tmp_path / "0", (time.time() - 47,) * 2)
     tell(1, 5, waiting=True)
     assert Watch(tmp_path, alone).hung(processes) == {(0, 1): expected}
+
+
+def test_who_waits_for_other_machines_lets_them_say_first_who_hangs(processes, tell, tmp_path):
+    tell(0, -10, waiting=True)
+    tell(1, -10, waiting=True)
+    assert Watch(tmp_path, alone=False).hung(processes) == {}
+    tell(1, -1, waiting=False)
+    assert list(Watch(tmp_path, alone=False).hung(processes)) == [(1,)]
 
 
 def test_a_worker_that_has_not_said_anything_may_be_the_one_that_hangs(processes, tell, tmp_path):
