@@ -455,7 +455,7 @@ def test_the_least_time_before_a_worker_hangs_reaches_the_workers(tmp_path, monk
     arguments = (*TWIN, "--output_dir", str(tmp_path / "run"), "--log_dir", str(tmp_path / "logs"))
     for given in ((), ("--hang_timeout", "0"), ("--hang_timeout", "300")):
         distribute.main((*arguments, *given))
-    assert seen == ["40", "0", "300"]
+    assert seen == ["25", "0", "300"]
     with pytest.raises(UserError, match="--hang_timeout is -1, but must be at least 0"):
         distribute.main((*arguments, "--hang_timeout", "-1"))
 
