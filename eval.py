@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from src import doors, runtime
+from src import cli, runtime
 from src.config import load_config
 from src.errors import UserError
 
@@ -23,11 +23,11 @@ SHORTHANDS = {
     "-b": "data.batch_size",
     "--batch-size": "data.batch_size",
 }
-LARGEST_IMAGE = 1024  # pixels
+MAX_IMAGE_SIZE = 1024  # pixels
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="eval.py", description=__doc__)
+    parser = cli.Parser(prog="eval.py", description=__doc__)
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
     parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
     parser.add_argument("--smoothing", type=float, default=0.1, metavar="S", help="of the loss, in [0, 1); default 0.1")
@@ -37,14 +37,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--check_data", action="store_true", help="decode every picture first, and end if one is broken"
     )
-    doors.add_config_flags(parser, SHORTHANDS)
-    arguments, overrides = doors.parse_config_flags(parser, argv)
+    cli.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = cli.parse_config_flags(parser, argv)
     if not 0 <= arguments.smoothing < 1:
         raise UserError(f"--smoothing is {arguments.smoothing}, but must be at least 0 and less than 1")
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num-classes is {arguments.num_classes}, but must be at least 1")
-    if arguments.image_size is not None and not 4 <= arguments.image_size <= LARGEST_IMAGE:
-        raise UserError(f"--image_size is {arguments.image_size}, but must be 4 to {LARGEST_IMAGE}")
+    if arguments.image_size is not None and not 4 <= arguments.image_size <= MAX_IMAGE_SIZE:
+        raise UserError(f"--image_size is {arguments.image_size}, but must be 4 to {MAX_IMAGE_SIZE}")
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
     runtime.prepare_environment()
 
@@ -90,4 +90,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

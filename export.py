@@ -15,25 +15,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src import doors, runtime
+from src import cli, runtime
 from src.config import load_config
 from src.errors import UserError
 from src.files import require_writable
 
-LARGEST_BATCH = 1024  # the file is tried with one such batch
+MAX_BATCH = 1024  # the file is tried with one such batch
 FORMATS = ("MINDIR", "ONNX", "AIR", "ALL")
 SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target"}
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="export.py", description=__doc__)
+    parser = cli.Parser(prog="export.py", description=__doc__)
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
     parser.add_argument("--file_format", choices=FORMATS, default="ALL", help="default: ALL")
     parser.add_argument("--batch_size", default="dynamic", metavar="N|dynamic", help="images a call; default: dynamic")
     parser.add_argument("--output", metavar="PATH", help="of the file, without suffix; default: beside the checkpoint")
     parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
-    doors.add_config_flags(parser, SHORTHANDS)
-    arguments, overrides = doors.parse_config_flags(parser, argv)
+    cli.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = cli.parse_config_flags(parser, argv)
     load_config(overrides=overrides)  # refuses bad values before any process is started
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num-classes is {arguments.num_classes}, but must be at least 1")
@@ -72,10 +72,10 @@ def parse_batch_size(text: str) -> int | None:
     """The number, or None for dynamic."""
     if text == "dynamic":
         return None
-    if not text.isdecimal() or len(text) > len(str(LARGEST_BATCH)) or not 1 <= int(text) <= LARGEST_BATCH:
-        raise UserError(f"--batch_size is {text!r}, but must be dynamic or a whole number from 1 to {LARGEST_BATCH}")
+    if not text.isdecimal() or len(text) > len(str(MAX_BATCH)) or not 1 <= int(text) <= MAX_BATCH:
+        raise UserError(f"--batch_size is {text!r}, but must be dynamic or a whole number from 1 to {MAX_BATCH}")
     return int(text)
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

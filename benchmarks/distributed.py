@@ -5,7 +5,7 @@
 
 `model` counts the gradients of every network and puts them into a formula; links and the devices' speeds are
 assumptions, named in its tables. `measure` trains on CPU, one core a worker: one worker, several that do not know of
-each other, and several whose gradients are averaged, all of them processes under scripts/distribute.py that take turns.
+each other, and several whose gradients are averaged, all of them processes under src.launch that take turns.
 docs/scaling.md explains both.
 """
 
@@ -25,10 +25,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scripts import cluster as clusters  # noqa: E402
-from scripts.distribute import Launch  # noqa: E402
-from src import doors, runtime  # noqa: E402
+from src import cli, runtime  # noqa: E402
 from src.errors import UserError  # noqa: E402
+from src.launch import cluster as clusters  # noqa: E402
+from src.launch.processes import Launch  # noqa: E402
 
 WORKER = Path(__file__).resolve().parent / "distributed_worker.py"
 COUNTS = (2, 4, 8, 16, 32, 64)
@@ -168,7 +168,7 @@ def build(name: str, noise: bool):
         UserError: there is none of that name.
     """
     from src.models import create_model
-    from src.models.summary import CLASSES
+    from src.summary import CLASSES
 
     try:
         size = create_model(name, noise_adaptation=False).image_size
@@ -475,7 +475,7 @@ def report(
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="benchmarks/distributed.py", description=__doc__)
+    parser = cli.Parser(prog="benchmarks/distributed.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="model|measure")
     model = commands.add_parser("model", help="bytes of gradients, and efficiency on paper")
     model.add_argument("--network", help="default: resnet20 and resnet18, with guesses of their own")
@@ -512,4 +512,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

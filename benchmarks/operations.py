@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src import doors, runtime  # noqa: E402
+from src import cli, runtime  # noqa: E402
 
 runtime.prepare_environment()
 
@@ -61,7 +61,7 @@ class SumOfTenCosines(nn.Cell):
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="benchmarks/operations.py", description=__doc__)
+    parser = cli.Parser(prog="benchmarks/operations.py", description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args(argv)
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -81,4 +81,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src import doors, runtime  # noqa: E402
+from src import cli, runtime  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 VARIANTS = {
@@ -29,7 +29,7 @@ BASELINE = "clipped_ste"
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="benchmarks/training_step.py", description=__doc__)
+    parser = cli.Parser(prog="benchmarks/training_step.py", description=__doc__)
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
@@ -86,4 +86,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

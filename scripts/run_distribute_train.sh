@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Trains with several workers through msrun, in the foreground: distribute.py, which says the rest with --help.
+# Trains with several workers through msrun, in the foreground: src.launch, which says the rest with --help.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-exec "$PYTHON" "$ROOT/scripts/distribute.py" "$@"
+# Not `python -m src.launch`, which would look for src in the current folder first.
+exec "$PYTHON" -c 'import runpy, sys
+sys.path[0] = sys.argv.pop(1)
+runpy.run_module("src.launch", run_name="__main__", alter_sys=True)' "$ROOT" "$@"

@@ -19,10 +19,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from src.errors import UserError
-from src.files import write_beside
-from src.preprocessing import Preprocessing
-from src.run_folder import LAST, epoch_checkpoints
+from .errors import UserError
+from .files import write_atomically
+from .preprocessing import Preprocessing
+from .run_dir import LAST, epoch_checkpoints
 
 OPTIMIZER_PREFIX = "optimizer."
 EXTRA_PREFIX = "state."
@@ -88,7 +88,7 @@ def save(
             with contextlib.suppress(OSError):
                 partial.with_suffix(".tmp").unlink(missing_ok=True)  # what MindSpore writes first
 
-    write_beside(Path(path), write, suffix=".ckpt")
+    write_atomically(Path(path), write, suffix=".ckpt")
 
 
 def read(path: str | Path) -> Checkpoint:

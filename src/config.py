@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from src.errors import UserError
+from .errors import UserError
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
 # What stands below these is checked by the network and the estimators.
@@ -40,9 +40,9 @@ RESUMABLE = {
     "train.sink_size",
 }
 
-LARGEST_FILE = 100_000  # bytes of a config
-LARGEST_BATCH = 16_384  # images a step of one worker
-LARGEST_NUMBER = 3e38  # about float32's
+MAX_CONFIG_BYTES = 100_000  # bytes of a config
+MAX_BATCH = 16_384  # images a step of one worker
+MAX_NUMBER = 3e38  # about float32's
 _repr = reprlib.Repr()  # of the value in an error, shortened
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
 
@@ -64,8 +64,8 @@ def _usable_text(value: str) -> str:
 
 
 def _usable_number(value: float) -> float:
-    if abs(value) > LARGEST_NUMBER:
-        raise ValueError(f"of a size up to {LARGEST_NUMBER}")
+    if abs(value) > MAX_NUMBER:
+        raise ValueError(f"of a size up to {MAX_NUMBER}")
     return value
 
 
@@ -96,8 +96,8 @@ class DataSection(Section):
     name: Text
     path: Text
     download: Flag
-    batch_size: Annotated[Integer, Field(ge=1, le=LARGEST_BATCH)]
-    workers: Positive
+    batch_size: Annotated[Integer, Field(ge=1, le=MAX_BATCH)]
+    num_parallel_workers: Positive
     augment: Flag
 
 
@@ -261,11 +261,11 @@ def read_yaml(path: str | Path) -> dict:
     """The mapping in a YAML file. UserError if it is missing, unreadable, too large, no YAML or no mapping."""
     try:
         with Path(path).open("rb") as file:
-            text = file.read(LARGEST_FILE + 1).decode("utf-8")  # no more: it may be a device without an end
+            text = file.read(MAX_CONFIG_BYTES + 1).decode("utf-8")  # no more: it may be a device without an end
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the config {path}: {_reason(error)}") from error
-    if len(text) > LARGEST_FILE:
-        raise UserError(f"the config {path} is no config: it has more than {LARGEST_FILE:,} bytes")
+    if len(text) > MAX_CONFIG_BYTES:
+        raise UserError(f"the config {path} is no config: it has more than {MAX_CONFIG_BYTES:,} bytes")
     try:
         content = _parse_yaml(text)
     except ValueError as error:

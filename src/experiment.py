@@ -7,18 +7,18 @@ import numpy as np
 from mindcv.loss import create_loss
 from mindspore import amp, nn
 
-from src.binary import schedules
-from src.checkpoints import Checkpoint, load_network
-from src.config import LARGEST_BATCH, Config
-from src.data import Dataset, open_dataset
-from src.errors import UserError
-from src.models import create_model
-from src.models.registry import sizes_taken, takes_size
-from src.optimizers import create_optimizer, learning_rates
-from src.preprocessing import Preprocessing, find_preprocessing
-from src.runtime import Worker
+from .binary import schedules
+from .checkpoints import Checkpoint, load_network
+from .config import MAX_BATCH, Config
+from .data import Dataset, open_dataset
+from .errors import UserError
+from .models import create_model
+from .models.registry import sizes_taken, takes_size
+from .optimizers import create_optimizer, learning_rates
+from .preprocessing import Preprocessing, find_preprocessing
+from .runtime import Worker
 
-MOST_STEPS = 10_000_000
+MAX_STEPS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Experiment:
     tables: dict[str, np.ndarray]
 
 
-def shared_among(config: Config, checkpoint: Checkpoint, workers: int) -> Config:
+def keep_global_batch(config: Config, checkpoint: Checkpoint, workers: int) -> Config:
     """The config of a resumed run with so many workers: `data.batch_size` is what keeps the checkpoint's global batch.
 
     What the run folder's config says of it does not count: a run that went on with other workers may have been killed
@@ -55,9 +55,9 @@ def shared_among(config: Config, checkpoint: Checkpoint, workers: int) -> Config
             f"{workers} can only go on from the end of an epoch: resume with {before}{kept}"
         )
     batch = checkpoint.config["data"]["batch_size"] * before
-    if batch % workers or batch // workers > LARGEST_BATCH:
+    if batch % workers or batch // workers > MAX_BATCH:
         counts = range(1, 2 * max(before, workers) + 1)
-        fitting = ", ".join(str(n) for n in counts if batch % n == 0 and batch // n <= LARGEST_BATCH)
+        fitting = ", ".join(str(n) for n in counts if batch % n == 0 and batch // n <= MAX_BATCH)
         raise UserError(
             f"{checkpoint.path} is of a run with {batch} images a step, which {workers} worker(s) cannot share: resume "
             f"with a number of them that can, as {fitting}"
@@ -155,7 +155,7 @@ def build_data(
         config.data.name,
         path=config.data.path,
         batch_size=config.data.batch_size,
-        workers=config.data.workers,
+        workers=config.data.num_parallel_workers,
         augment=config.data.augment,
         seed=config.seed,
         rank=worker.rank,
@@ -198,9 +198,9 @@ def build(config: Config, worker: Worker) -> Experiment:
         synchronize_batch_norm(network)
     steps_per_epoch = config.train.steps(data.train_steps())
     steps = config.train.epochs * steps_per_epoch
-    if steps > MOST_STEPS:  # each has a row in the tables of what follows training
+    if steps > MAX_STEPS:  # each has a row in the tables of what follows training
         raise UserError(
-            f"train.epochs is {config.train.epochs}, hence {steps:,} steps, but a run has at most {MOST_STEPS:,}: "
+            f"train.epochs is {config.train.epochs}, hence {steps:,} steps, but a run has at most {MAX_STEPS:,}: "
             "lower train.epochs or train.steps_per_epoch"
         )
     optimizer = create_optimizer(config, network, steps_per_epoch, worker.size)

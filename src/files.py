@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError, WriteError
+from .errors import UserError, WriteError
 
 PARTIAL = ".partial"  # in the names of files that are being written
 
 
-def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any], suffix: str = "") -> None:
     """Calls `write` with a place beside `path` and renames what it made, so that `path` is at every moment whole.
 
     The content is on the disk before the name: after a power cut too, the name stands for the old file or the new one.
@@ -50,8 +50,8 @@ def write_beside(path: Path, write: Callable[[Path], Any], suffix: str = "") -> 
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, by `write_beside`."""
-    write_beside(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    """A text file, by `write_atomically`."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 @contextlib.contextmanager

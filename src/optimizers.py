@@ -3,7 +3,7 @@
 from mindcv.scheduler import create_scheduler
 from mindspore import Parameter, nn
 
-from src.config import Config
+from .config import Config
 
 
 def base_learning_rate(config: Config, workers: int) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from src.errors import UserError
+from .errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import signal
 import threading
 from dataclasses import dataclass
 
-from src.errors import UserError
+from .errors import UserError
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The table of bad input: every door, each row for real. A door refuses with a non-zero exit code and one sentence that
 holds the row's texts (the value seen; what is allowed or what to do), without a traceback, at once, leaving nothing.
 
-A row is (door, arguments, text, ...). It runs in the folder that `damaged.write_all` fills, so names such as
+A row is (door, arguments, text, ...). It runs in the folder that `bad_files.write_all` fills, so names such as
 `laughs.yaml` or `truncated.ckpt` are files there. Arguments are a line as in a shell, or a tuple; PORT is a port that
 is in use. A new door
 
@@ -24,15 +24,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import damaged
 import pytest
 from mindspore import nn
 
-import doors as processes
 import mindspore_hub_conf
-from src import doors
+from src import cli
 from src.binary import (
-    ActivationSign,
     AnnealedNoise,
     Binarization,
     BinaryConv2d,
@@ -40,12 +37,14 @@ from src.binary import (
     DoReFaWeight,
     LibraWeight,
     NoiseAdaptation,
+    SignActivation,
     create_estimator,
     schedules,
 )
 from src.models import create_model
-from src.models.summary import summarize
+from src.summary import summarize
 from src.training.trainer import Trainer
+from tests.helpers import bad_files, processes
 
 ROOT = processes.ROOT
 SECONDS = 60  # a process gets; on an idle machine none here takes a sixth of it
@@ -62,8 +61,8 @@ MAINS = {
     "export": "export",
     "paper": "src.paper.__main__",
     "sine_module": "src.paper.sine_module",
-    "summary": "src.models.summary",
-    "distribute": "scripts.distribute",
+    "summary": "src.summary",
+    "distribute": "src.launch.__main__",
 }
 PROCESSES = {
     "train": [sys.executable, str(ROOT / "train.py")],
@@ -71,7 +70,7 @@ PROCESSES = {
     "export": [sys.executable, str(ROOT / "export.py")],
     "paper": [sys.executable, "-m", "src.paper"],
     "sine_module": [sys.executable, "-m", "src.paper.sine_module"],
-    "summary": [sys.executable, "-m", "src.models.summary"],
+    "summary": [sys.executable, "-m", "src.summary"],
     "run_standalone_train.sh": ["bash", str(ROOT / "scripts/run_standalone_train.sh")],
     "run_eval.sh": ["bash", str(ROOT / "scripts/run_eval.sh")],
     "run_export.sh": ["bash", str(ROOT / "scripts/run_export.sh")],
@@ -142,7 +141,11 @@ IN_PROCESS = [
     ("train", ("--epochs", 500 * "["), "--train.epochs is '[[[", "...", "no valid YAML value"),
     ("train", "--data.batch_size 0", "data.batch_size is 0, but must be greater than or equal to 1"),
     ("train", "--data.batch_size 1000000000", "data.batch_size is 1000000000, but must be less than or equal to 16384"),
-    ("train", "--data.workers 0", "data.workers is 0, but must be greater than or equal to 1"),
+    (
+        "train",
+        "--data.num_parallel_workers 0",
+        "data.num_parallel_workers is 0, but must be greater than or equal to 1",
+    ),
     ("train", "--seed -3", "seed is -3, but must be greater than or equal to 0"),
     ("train", "--seed 2147483648", "seed is 2147483648, but must be less than or equal to 2147483647"),
     ("train", "--seed true", "seed is True, but must be a valid integer"),
@@ -508,7 +511,7 @@ CALLS = [
     (lambda: NoiseAdaptation(16, amplitude=math.nan), "amplitude is nan, but must be a finite number"),
     (lambda: AnnealedNoise(NoiseAdaptation(16), alpha=math.nan), "alpha is nan, but must be a finite number"),
     (
-        lambda: ActivationSign("fda"),
+        lambda: SignActivation("fda"),
         "estimator is 'fda', but must be an Estimator, as create_estimator('fda') makes it",
     ),
     (lambda: DoReFaWeight(None), "estimator is None, but must be an Estimator"),
@@ -599,7 +602,7 @@ CALLS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return damaged.write_all(tmp_path_factory.mktemp("bad"))
+    return bad_files.write_all(tmp_path_factory.mktemp("bad"))
 
 
 @pytest.fixture(scope="module")
@@ -653,7 +656,7 @@ def test_a_door_refuses_at_once_in_one_sentence(door, arguments, says, folder, p
     monkeypatch.setattr(Trainer, "fit", forbidden)
     monkeypatch.setattr(nn.Cell, "compile", forbidden)
     monkeypatch.setattr(subprocess, "Popen", forbidden)
-    code = doors.run(main, words(arguments, port))
+    code = cli.run(main, words(arguments, port))
     captured = capfd.readouterr()
     assert code == 2, captured.err
     assert_one_sentence(captured.err, captured.out, says, port)

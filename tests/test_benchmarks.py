@@ -8,7 +8,6 @@ import sys
 import pytest
 from mindspore import nn
 
-import doors as processes
 from benchmarks.distributed import (
     CASES,
     Cluster,
@@ -24,6 +23,7 @@ from benchmarks.distributed import (
     ring_allreduce,
 )
 from src.errors import UserError
+from tests.helpers import processes
 
 INSIDE = Link("inside", 2e9, 0.5, 1e-6, "")  # 1 GB/s to reckon with
 BETWEEN = Link("between", 1e9, 0.1, 10e-6, "")  # 0.1 GB/s

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from src import doors
+from src import cli
 from src.config import DEFAULT_CONFIG, Config, load_config
 from src.errors import UserError
 
@@ -19,9 +19,9 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 def with_overrides(*argv: str) -> Config:
     """The config of a command line, with two shorthands."""
-    parser = doors.Parser(prog="test")
-    doors.add_config_flags(parser, {"--epochs": "train.epochs", "-b": "data.batch_size"})
-    return load_config(None, doors.parse_config_flags(parser, argv)[1])
+    parser = cli.Parser(prog="test")
+    cli.add_config_flags(parser, {"--epochs": "train.epochs", "-b": "data.batch_size"})
+    return load_config(None, cli.parse_config_flags(parser, argv)[1])
 
 
 def write(folder: Path, text: str) -> Path:
@@ -195,14 +195,14 @@ def test_errors_become_exit_code_2_and_a_sentence(capsys):
     def main(argv):
         return 0 if with_overrides(*argv) else 1
 
-    assert doors.run(main, ["--seed", "5"]) == 0
-    assert doors.run(main, ["--seed", "-5"]) == 2
+    assert cli.run(main, ["--seed", "5"]) == 0
+    assert cli.run(main, ["--seed", "-5"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: seed is -5, but must be ")
     assert captured.err.count("\n") == 1
 
 
 def test_parsing_imports_no_mindspore():
-    code = "import sys; from src import config, doors, runtime; config.load_config(); print('mindspore' in sys.modules)"
+    code = "import sys; from src import config, cli, runtime; config.load_config(); print('mindspore' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

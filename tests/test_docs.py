@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-import doors as processes
 from src.binary import create_estimator, schedules
 from src.binary.estimators import ESTIMATORS
 from src.models import create_model
+from tests.helpers import processes
 
 DOCS = processes.ROOT / "docs"
 
@@ -29,6 +29,7 @@ def gaussian(tmp_path, monkeypatch):
     """The page's class and its line, as if they stood at the end of estimators.py; the name that they register."""
     source = (processes.ROOT / "src/binary/estimators.py").read_text(encoding="utf-8")
     imports = "\n".join(line for line in source.splitlines() if re.match(r"(from|import) ", line))
+    imports = imports.replace("from . import", "from src.binary import").replace("from .", "from src.binary.")
     names = "from src.binary.estimators import ESTIMATORS, Surrogate, _positive\n"
     (tmp_path / "page.py").write_text("\n\n".join([imports, names, *code("adding_an_estimator.md")]))
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,9 +6,9 @@ import json
 import mindspore as ms
 import pytest
 
-import doors as processes
-from src import doors
+from src import cli
 from src.models import create_model
+from tests.helpers import processes
 
 evaluation = importlib.import_module("eval")
 
@@ -25,7 +25,7 @@ def released(tmp_path_factory):
 
 
 def report(capsys, *argv) -> tuple[dict, str]:
-    assert doors.run(evaluation.main, [str(argument) for argument in argv]) == 0
+    assert cli.run(evaluation.main, [str(argument) for argument in argv]) == 0
     output = capsys.readouterr().out
     return json.loads(output.strip().split("\n")[-1]), output
 

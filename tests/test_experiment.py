@@ -5,9 +5,9 @@ import pytest
 from mindspore import nn
 
 from src.checkpoints import Checkpoint
-from src.config import LARGEST_BATCH, load_config
+from src.config import MAX_BATCH, load_config
 from src.errors import UserError
-from src.experiment import build, build_network, build_tables, shared_among, synchronize_batch_norm
+from src.experiment import build, build_network, build_tables, keep_global_batch, synchronize_batch_norm
 from src.runtime import Worker
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -90,7 +90,7 @@ def checkpoint_of(workers: int, batch_size: int, step: int = 0, epoch: int = 3) 
 def test_the_global_batch_is_the_checkpoints_whatever_the_folder_says(before, workers, expected):
     """The folder's config may be that of workers which were killed before they saved."""
     config = load_config(None, {"data.batch_size": 17})
-    assert shared_among(config, checkpoint_of(*before), workers).data.batch_size == expected
+    assert keep_global_batch(config, checkpoint_of(*before), workers).data.batch_size == expected
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_global_batch_is_the_checkpoints_whatever_the_folder_says(before, wo
     [
         (checkpoint_of(2, 3), 4, r"6 images a step, which 4 worker\(s\) cannot share: resume .* as 1, 2, 3, 6$"),
         (
-            checkpoint_of(2, LARGEST_BATCH),
+            checkpoint_of(2, MAX_BATCH),
             1,
             r"32768 images a step, which 1 worker\(s\) cannot share: resume .* as 2, 4$",
         ),
@@ -108,11 +108,11 @@ def test_the_global_batch_is_the_checkpoints_whatever_the_folder_says(before, wo
 )
 def test_workers_that_cannot_go_on_are_told_what_would_work(checkpoint, workers, message):
     with pytest.raises(UserError, match=message):
-        shared_among(load_config(), checkpoint, workers)
+        keep_global_batch(load_config(), checkpoint, workers)
 
 
 def test_a_checkpoint_inside_an_epoch_goes_on_with_as_many_workers():
-    assert shared_among(load_config(), checkpoint_of(2, 8, step=5), 2).data.batch_size == 8
+    assert keep_global_batch(load_config(), checkpoint_of(2, 8, step=5), 2).data.batch_size == 8
 
 
 def test_the_learning_rate_is_scaled_only_where_the_config_says_for_which_batch_it_is_meant():

@@ -7,12 +7,12 @@ import signal
 
 import mindspore as ms
 import pytest
-from pictures import write_tree
 from PIL import Image
 
-import doors as processes
-from src import doors
+from src import cli
 from src.models import create_model
+from tests.helpers import processes
+from tests.helpers.images import write_tree
 
 train = importlib.import_module("train")
 evaluation = importlib.import_module("eval")
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
 
 
 def refused(capsys, door, *argv) -> str:
-    assert doors.run(door.main, [str(argument) for argument in argv]) == 2
+    assert cli.run(door.main, [str(argument) for argument in argv]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("error: ")
     return message
@@ -48,7 +48,7 @@ def test_training_counts_what_it_replaced(trained):
 
 def test_evaluation_knows_the_classes(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
-    assert doors.run(evaluation.main, ["--checkpoint", "run/best.ckpt", "--check_data"]) == 0
+    assert cli.run(evaluation.main, ["--checkpoint", "run/best.ckpt", "--check_data"]) == 0
     output = capsys.readouterr().out
     assert "8 pictures can be decoded" in output and "8 test images of imagenet" in output
     assert all(f"class{label}" in output for label in range(4))
@@ -62,7 +62,17 @@ def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
     last = tmp_path / "run/last.ckpt"
     process = processes.start(
         "train.py",
-        *(*NETWORK, "--data_path", tree, "--data.workers", 2, "--epochs", 1, "--train.save_every_steps", 1),
+        *(
+            *NETWORK,
+            "--data_path",
+            tree,
+            "--data.num_parallel_workers",
+            2,
+            "--epochs",
+            1,
+            "--train.save_every_steps",
+            1,
+        ),
         *("--output_dir", "run"),
         cwd=tmp_path,
     )
@@ -146,6 +156,6 @@ def test_a_foreign_checkpoint_takes_the_folders_classes(trained, capsys, tmp_pat
     ms.save_checkpoint(create_model("resnet20", num_classes=4, binary=False), str(tmp_path / "foreign.ckpt"))
     Image.new("RGB", (50, 300)).save(trained / "tree/val/class0/narrow.JPEG")
     argv = ["--checkpoint", tmp_path / "foreign.ckpt", *NETWORK, "--data_path", trained / "tree"]
-    assert doors.run(evaluation.main, [str(argument) for argument in argv]) == 0
+    assert cli.run(evaluation.main, [str(argument) for argument in argv]) == 0
     assert "9 test images of imagenet" in capsys.readouterr().out
     (trained / "tree/val/class0/narrow.JPEG").unlink()

@@ -8,9 +8,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
-from pictures import write_tree
 
-import doors as processes
 from src.binary import BinaryLayer, schedules
 from src.config import load_config
 from src.experiment import build, build_network
@@ -20,6 +18,8 @@ from src.paper.runs import recipe_file
 from src.paper.studies import STUDIES
 from src.runtime import Worker
 from src.training.step import TrainStep
+from tests.helpers import processes
+from tests.helpers.images import write_tree
 
 FILES = sorted((processes.ROOT / "configs").rglob("*.yaml"))
 CELLS = {cell.name: cell for study in STUDIES.values() for cell in study.cells}

@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
-from soak import kills
 
-import doors as processes
-from scripts.cluster import Cluster, at_open_port
-from scripts.distribute import Launch
-from scripts.logs import HUNG
-from src import checkpoints, doors
+from src import checkpoints, cli
 from src.config import load_config
 from src.errors import UserError, WriteError
-from src.run_folder import epoch_checkpoints, hold
+from src.launch.cluster import Cluster, at_open_port
+from src.launch.logs import HUNG
+from src.launch.processes import Launch
+from src.run_dir import epoch_checkpoints, lock_run_dir
 from src.training import callbacks
 from src.training.trainer import Progress, Trainer
+from tests.helpers import processes
+from tests.soak import kills
 from tests.training import failing_worker
 from train import main as train
 
@@ -79,20 +79,20 @@ def test_a_moved_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(
 
 
 def refused(capsys, *arguments) -> str:
-    assert doors.run(train, [str(argument) for argument in arguments]) == 2
+    assert cli.run(train, [str(argument) for argument in arguments]) == 2
     return capsys.readouterr().err
 
 
 def test_a_second_run_in_a_folder_is_refused(tmp_path, capsys):
     new = tmp_path / "new"
     new.mkdir()
-    with hold(new):
+    with lock_run_dir(new):
         assert f"another run works in {new}" in refused(capsys, *TWIN, "--output_dir", new)
         assert [path.name for path in new.iterdir()] == [".lock"]
     assert not list(new.iterdir())
     (new / "last.ckpt").write_bytes(b"not read")
     (new / "config.yaml").write_text("seed: 1\n")
-    with hold(new):
+    with lock_run_dir(new):
         assert f"another run works in {new}" in refused(capsys, "--resume", new)
 
 

@@ -9,10 +9,19 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-import doors as processes
+from tests.helpers import processes
 
 # A few steps of CIFAR-10 files with augmentation, two threads, a checkpoint every other step.
-SMALL_RUN = ("--data.batch_size", 50, "--steps_per_epoch", 8, "--train.save_every_steps", 2, "--data.workers", 2)
+SMALL_RUN = (
+    "--data.batch_size",
+    50,
+    "--steps_per_epoch",
+    8,
+    "--train.save_every_steps",
+    2,
+    "--data.num_parallel_workers",
+    2,
+)
 TIMES = {"seconds", "images_per_second"}
 
 

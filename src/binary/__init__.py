@@ -1,12 +1,12 @@
 """The method: sign functions with surrogate gradients, the noise adaptation module, quantizers and binary layers."""
 
-from src.binary.estimators import create_estimator, sign
-from src.binary.layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU
-from src.binary.noise_adaptation import AnnealedNoise, NoiseAdaptation
-from src.binary.quantizers import ActivationSign, DoReFaWeight, LibraWeight, SignWeight, XnorWeight
+from .estimators import create_estimator, sign
+from .layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU
+from .noise_adaptation import AnnealedNoise, NoiseAdaptation
+from .quantizers import DoReFaWeight, LibraWeight, SignActivation, SignWeight, XnorWeight
 
 __all__ = [
-    "ActivationSign",
+    "SignActivation",
     "AnnealedNoise",
     "Binarization",
     "BinaryConv2d",

@@ -15,12 +15,12 @@ import math
 import mindspore as ms
 from mindspore import ops
 
-from src.binary import fourier
-from src.binary.precision import InputPrecision
-from src.binary.registry import LARGEST_NUMBER, build, is_number, require, require_integer
-from src.binary.schedules import Schedule, ScheduledValue, accelerate, log_spaced
+from . import fourier
+from .amp import NoAutoCast
+from .schedules import Schedule, ScheduledValue, accelerate, log_spaced
+from .validation import MAX_NUMBER, build, is_number, require, require_integer
 
-MOST_TERMS = 1000  # of the Fourier sum; in float32 a far larger n is not even exact
+MAX_TERMS = 1000  # of the Fourier sum; in float32 a far larger n is not even exact
 
 
 def sign(t):
@@ -34,7 +34,7 @@ def sign(t):
     return ops.cast(ops.cast(positive, ms.float32) * 2 - 1, t.dtype)
 
 
-class Surrogate(InputPrecision):
+class Surrogate(NoAutoCast):
     """sign(t) forward, derivative(t, state) times the incoming gradient backward.
 
     `state` is a float32 Tensor of shape () that may change from step to step, an input so that nothing recompiles;
@@ -102,7 +102,7 @@ class FourierApproximation(Surrogate):
     def __init__(self, omega: float = 0.1, n: int = 9, clip: float | None = None):
         super().__init__()
         require(_positive(omega), "omega", omega, "a finite number greater than 0")
-        require_integer("n", n, 0, MOST_TERMS)
+        require_integer("n", n, 0, MAX_TERMS)
         require(clip is None or _positive(clip), "clip", clip, "None or a finite number greater than 0")
         self.initial = float(n)
         self.clip = clip
@@ -282,10 +282,10 @@ def _square_of_sech(u):
 
 def _positive(value) -> bool:
     """Whether it is a finite number greater than 0, as float32 too; True is none."""
-    return is_number(value) and value > 1 / LARGEST_NUMBER
+    return is_number(value) and value > 1 / MAX_NUMBER
 
 
-class Estimator(InputPrecision):
+class Estimator(NoAutoCast):
     """sign(t) with a surrogate gradient: Tensor of any shape and float dtype to Tensor of the same.
 
     The gradient is computed in float32 and returned in the dtype of the input.

@@ -14,11 +14,11 @@ import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeNormal, HeUniform, Initializer, initializer
 
-from src.binary.estimators import create_estimator
-from src.binary.noise_adaptation import AnnealedNoise, NoiseAdaptation
-from src.binary.precision import InputPrecision
-from src.binary.quantizers import WEIGHT_QUANTIZERS, ActivationSign
-from src.binary.registry import build, lookup, require, require_integer, require_options
+from .amp import NoAutoCast
+from .estimators import create_estimator
+from .noise_adaptation import AnnealedNoise, NoiseAdaptation
+from .quantizers import WEIGHT_QUANTIZERS, SignActivation
+from .validation import build, lookup, require, require_integer, require_options
 
 # How weights start, latent ones included. Only the sign of a latent weight acts, so its size sets how many steps a flip
 # takes: at the start's larger values a binary network learns more slowly (README, Results).
@@ -33,7 +33,7 @@ def create_weight_init(name: str) -> Initializer:
     return lookup("weight init", WEIGHT_INITS, name)()
 
 
-class BinaryLayer(InputPrecision):
+class BinaryLayer(NoAutoCast):
     """y = operation(Q_a(x), Q_w(w)): what binary layers share. A subclass sets `operation`.
 
     Args:
@@ -226,7 +226,7 @@ class Binarization:
                 "scale_in_gradient": self.scale_in_gradient,
             },
         )
-        activation = ActivationSign(create_estimator(self.estimator, **self.estimator_options), self._noise(positions))
+        activation = SignActivation(create_estimator(self.estimator, **self.estimator_options), self._noise(positions))
         return activation, weight, self.weight_init
 
     def _noise(self, dimension: int):

@@ -10,14 +10,14 @@ import mindspore as ms
 from mindspore import Parameter, ops
 from mindspore.common.initializer import Normal, initializer
 
-from src.binary.precision import InputPrecision
-from src.binary.registry import lookup, require_integer, require_number
-from src.binary.schedules import ScheduledValue
+from .amp import NoAutoCast
+from .schedules import ScheduledValue
+from .validation import lookup, require_integer, require_number
 
 ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
 
 
-class NoiseAdaptation(InputPrecision):
+class NoiseAdaptation(NoAutoCast):
     """e(t) = ReLU(t W1) W2 + eta(t), Eq. 13; eta(t) = a sin(t) ("sine"), a t ("linear") or 0 ("none").
 
     Args:
@@ -62,7 +62,7 @@ class NoiseAdaptation(InputPrecision):
         return e
 
 
-class AnnealedNoise(InputPrecision):
+class AnnealedNoise(NoAutoCast):
     """binary + alpha e(t), Eq. 14; alpha is a scheduled value.
 
     Args:

@@ -9,13 +9,13 @@ import math
 import mindspore as ms
 from mindspore import nn, ops
 
-from src.binary.estimators import Estimator
-from src.binary.noise_adaptation import AnnealedNoise
-from src.binary.precision import InputPrecision
-from src.binary.registry import require
+from .amp import NoAutoCast
+from .estimators import Estimator
+from .noise_adaptation import AnnealedNoise
+from .validation import require
 
 
-class ActivationSign(InputPrecision):
+class SignActivation(NoAutoCast):
     """`sign`: x_b = sign(x); backward by the estimator. In training z = sign(x) + alpha e(x) if there is noise.
 
     Inputs: x, any shape ((N, C, H, W) or (N, C) where there is noise). Outputs: the same shape, +1 or -1.
@@ -36,7 +36,7 @@ class ActivationSign(InputPrecision):
         return binary
 
 
-class _ConstantScale(InputPrecision):
+class _ConstantScale(NoAutoCast):
     """z * scale forward; backward the gradient passes unscaled, and none goes to the scale."""
 
     def construct(self, z, scale):
@@ -46,7 +46,7 @@ class _ConstantScale(InputPrecision):
         return dout, ops.zeros_like(scale)
 
 
-class WeightQuantizer(InputPrecision):
+class WeightQuantizer(NoAutoCast):
     """w_q = sign(t) * scale(t) with t = standardize(w): what all weight quantizers share.
 
     Backward, the sign's derivative is the estimator's. The scale is a constant: no gradient flows into it. Whether it

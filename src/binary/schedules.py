@@ -12,8 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.binary.precision import InputPrecision
-from src.binary.registry import require, require_integer, require_number
+from .amp import NoAutoCast
+from .validation import require, require_integer, require_number
 
 Schedule = Callable[[float], float]
 
@@ -67,7 +67,7 @@ def tabulate(schedule: Schedule, steps: int) -> np.ndarray:
     return np.array([schedule(step / (steps - 1) if steps > 1 else 1.0) for step in range(steps)], np.float32)
 
 
-class ScheduledValue(InputPrecision):
+class ScheduledValue(NoAutoCast):
     """A float32 Tensor of shape (): `value` until `follow` gives it a table, then the table's row at the current step.
 
     Beyond the table's end its last row holds.

@@ -15,10 +15,10 @@ import numpy as np
 from mindcv.data import create_dataset
 from mindspore.dataset import vision
 
-from src.data.source import Source
-from src.errors import UserError
-from src.files import locked
-from src.preprocessing import PREPROCESSING
+from ..errors import UserError
+from ..files import locked
+from ..preprocessing import PREPROCESSING
+from .source import Source
 
 PIXEL_BYTES = 3 * 32 * 32
 

@@ -11,12 +11,12 @@ from mindcv.data import create_loader
 from mindspore.dataset import vision
 from tqdm import tqdm
 
-from src.data.cifar import CIFAR10, CIFAR100
-from src.data.digits import Digits
-from src.data.imagenet import ImageNet
-from src.data.source import Source, broken_picture
-from src.errors import UserError
-from src.preprocessing import find_preprocessing
+from ..errors import UserError
+from ..preprocessing import find_preprocessing
+from .cifar import CIFAR10, CIFAR100
+from .digits import Digits
+from .imagenet import ImageNet
+from .source import Source, broken_picture
 
 SOURCES: dict[str, Source] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "digits": Digits(), "imagenet": ImageNet()}
 ErrorSamples = engine.config.ErrorSamplesMode

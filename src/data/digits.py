@@ -10,8 +10,8 @@ from mindspore.dataset import NumpySlicesDataset
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from src.data.source import Source
-from src.preprocessing import PREPROCESSING
+from ..preprocessing import PREPROCESSING
+from .source import Source
 
 TEST_IMAGES = 360
 

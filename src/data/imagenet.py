@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from mindspore.dataset import GeneratorDataset, vision
 
-from src.data.source import Source
-from src.errors import UserError
-from src.preprocessing import PREPROCESSING
+from ..errors import UserError
+from ..preprocessing import PREPROCESSING
+from .source import Source
 
 FOLDERS = {"train": "train", "test": "val"}
 SUFFIXES = (".jpeg", ".jpg", ".png")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from mindspore.dataset import vision
 
-from src.preprocessing import Preprocessing
+from ..preprocessing import Preprocessing
 
 
 class Source:

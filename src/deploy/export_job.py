@@ -15,14 +15,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src import checkpoints, doors, experiment, runtime
-from src.config import Config, load_config
-from src.data import open_dataset
-from src.deploy.formats import DYNAMIC, EXPORTERS, SUFFIXES, require_air
-from src.deploy.freeze import freeze
-from src.deploy.verification import LOADERS, compare
-from src.errors import UserError
-from src.preprocessing import Preprocessing, find_preprocessing
+from .. import checkpoints, cli, experiment, runtime
+from ..config import Config, load_config
+from ..data import open_dataset
+from ..errors import UserError
+from ..preprocessing import Preprocessing, find_preprocessing
+from .formats import DYNAMIC, EXPORTERS, SUFFIXES, require_air
+from .freeze import freeze
+from .verification import LOADERS, compare
 
 VERIFIED_IMAGES = 500
 VERIFICATION_BATCH = 20  # where the file takes any; at 224x224, all values before signs of a batch are 0.3 GB
@@ -135,4 +135,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

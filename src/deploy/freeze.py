@@ -5,7 +5,7 @@ import copy
 import mindspore as ms
 from mindspore import Parameter, nn
 
-from src.binary import BinaryLayer, sign
+from ..binary import BinaryLayer, sign
 
 
 class InputSign(nn.Cell):

@@ -14,15 +14,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.deploy.freeze import InputSign, replace
-from src.errors import UserError
+from ..errors import UserError
+from .freeze import InputSign, replace
 
 LOGIT_TOLERANCE = 1e-4  # of the logits' scale, their root mean square
 FLIP_TOLERANCE = 1e-5  # of a value before a sign, absolute
 LAYER_TOLERANCE = 1e-5  # of a layer's largest value, given the same signs
 # Of images that differ; each must be explained all the same. A sign flips about once in 10^7, and an image has from
 # 10^5 of them (ResNet-20) to 3 * 10^6 (ResNet-34 at 224x224).
-MAXIMUM_SHARE = 0.5
+MAX_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
     scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
     differences = np.abs(found.astype(np.float64) - expected).max(1) / scale
     suspects = np.flatnonzero(~(differences <= LOGIT_TOLERANCE))
-    if len(suspects) > MAXIMUM_SHARE * len(images):
+    if len(suspects) > MAX_SHARE * len(images):
         raise UserError(
             f"{len(suspects)} of {len(images)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
             f"scale, the most by {differences.max():.2e}: the exported file is not this network"

@@ -1,6 +1,6 @@
 """Networks. Importing this registers each as `fda_<name>` with mindcv."""
 
-from src.models import alexnet, bireal_resnet, resnet20, vgg_small  # noqa: F401  (they register themselves)
-from src.models.registry import NETWORKS, create_model
+from . import alexnet, bireal_resnet, resnet20, vgg_small  # noqa: F401  (they register themselves)
+from .registry import NETWORKS, create_model
 
 __all__ = ["NETWORKS", "create_model"]

@@ -9,9 +9,9 @@ Source: Zhou et al., "DoReFa-Net", 2016, and its public code. The FDA-BNN paper 
 
 from mindspore import nn
 
-from src.binary import Binarization
-from src.binary.layers import create_weight_init
-from src.models.registry import register, require_size
+from ..binary import Binarization
+from ..binary.layers import create_weight_init
+from .registry import register, require_size
 
 FIRST = 96  # channels of the full-precision convolution
 CONVOLUTIONS = (  # channels, kernel, groups, and how a 3x3 max-pool of stride 2 pads, if one follows

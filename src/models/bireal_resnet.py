@@ -10,10 +10,10 @@ what it leaves open is decided where it stands.
 
 from mindspore import nn, ops
 
-from src.binary import Binarization, SharedSlopePReLU
-from src.binary.layers import create_weight_init
-from src.binary.registry import require
-from src.models.registry import register, require_size
+from ..binary import Binarization, SharedSlopePReLU
+from ..binary.layers import create_weight_init
+from ..binary.validation import require
+from .registry import register, require_size
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of the first block
 DEPTHS = {18: (4, 4, 4, 4), 34: (6, 8, 12, 6)}  # binary convolutions of each stage

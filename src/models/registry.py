@@ -6,14 +6,14 @@ from typing import Any
 from mindcv.models.registry import register_model
 from mindspore import nn
 
-from src.binary import Binarization
-from src.binary.estimators import ESTIMATORS
-from src.binary.noise_adaptation import ETAS
-from src.binary.quantizers import WEIGHT_QUANTIZERS
-from src.binary.registry import build, lookup, require, require_integer, require_options
+from ..binary import Binarization
+from ..binary.estimators import ESTIMATORS
+from ..binary.noise_adaptation import ETAS
+from ..binary.quantizers import WEIGHT_QUANTIZERS
+from ..binary.validation import build, lookup, require, require_integer, require_options
 
-MOST_CLASSES = 100_000  # a last layer of gigabytes is a slip
-MOST_CHANNELS = 1024  # of the input image
+MAX_CLASSES = 100_000  # a last layer of gigabytes is a slip
+MAX_CHANNELS = 1024  # of the input image
 NETWORKS: dict[str, Callable[..., nn.Cell]] = {}
 
 
@@ -92,8 +92,8 @@ def create_model(
             f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "
             "with src.checkpoints.load_network"
         )
-    require_integer("num_classes", num_classes, 1, MOST_CLASSES)
-    require_integer("in_channels", in_channels, 1, MOST_CHANNELS)
+    require_integer("num_classes", num_classes, 1, MAX_CLASSES)
+    require_integer("in_channels", in_channels, 1, MAX_CHANNELS)
     require(isinstance(binary, bool), "binary", binary, "True or False")
     binarization = Binarization(
         estimator=estimator if binary else None,

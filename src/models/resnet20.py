@@ -6,9 +6,9 @@ layer MindSpore's own (the same); slopes 0.25; batch norm gamma 1, beta 0.
 
 from mindspore import nn, ops
 
-from src.binary import Binarization, SharedSlopePReLU
-from src.binary.layers import create_weight_init
-from src.models.registry import register
+from ..binary import Binarization, SharedSlopePReLU
+from ..binary.layers import create_weight_init
+from .registry import register
 
 STAGES = ((16, 1), (32, 2), (64, 2))  # channels and stride of the first block; three blocks each
 

@@ -10,9 +10,9 @@ Source: Qin et al., "Forward and Backward Information Retention for Accurate Bin
 
 from mindspore import nn
 
-from src.binary import Binarization
-from src.binary.layers import create_weight_init
-from src.models.registry import register, require_size
+from ..binary import Binarization
+from ..binary.layers import create_weight_init
+from .registry import register, require_size
 
 FIRST = 128  # channels of the full-precision convolution
 LAYERS = ((128, True), (256, False), (256, True), (512, False), (512, True))  # channels, and whether a pool follows

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src import doors, runtime
-from src.errors import UserError
-from src.files import make_folder, require_writable
-from src.paper import estimates, figure1, report
-from src.paper.estimates import DataSize
-from src.paper.runs import BEGUN, FINISHED, Executor, Run, hold, plan
-from src.paper.studies import STUDIES, Study
+from .. import cli, runtime
+from ..errors import UserError
+from ..files import make_folder, require_writable
+from . import estimates, figure1, report
+from .estimates import DataSize
+from .runs import BEGUN, FINISHED, Executor, Run, lock_run_dir, plan
+from .studies import STUDIES, Study
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 FULL_SIZES = {"cifar10": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}  # images for training and testing
@@ -38,23 +38,23 @@ SHORTHANDS = {
     "--amp_level": "amp.level",
 }
 FAILED = 1
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="python -m src.paper", description=__doc__)
+    parser = cli.Parser(prog="python -m src.paper", description=__doc__)
     parser.add_argument("name", metavar="NAME", choices=["figure1", *STUDIES], help=f"figure1, {', '.join(STUDIES)}")
     parser.add_argument("--seeds", type=int, default=1, metavar="S", help="runs a cell, seeds 0 .. S-1; default 1")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and end")
     parser.add_argument("--resume", action="store_true", help="go on with runs that were begun, try failed ones again")
     parser.add_argument("--data_name", metavar="TEXT", help="of the data set, for titles; default: CIFAR-10, ImageNet")
-    doors.add_config_flags(parser, SHORTHANDS)
-    arguments, overrides = doors.parse_config_flags(parser, argv)
+    cli.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = cli.parse_config_flags(parser, argv)
     output = Path(overrides.pop("output_dir", "runs/paper"))
     if arguments.name == "figure1":
         return draw_figure1(output, arguments, overrides)
-    if not 1 <= arguments.seeds <= MOST_SEEDS:
-        raise UserError(f"--seeds is {arguments.seeds}, but must be 1 to {MOST_SEEDS}")
+    if not 1 <= arguments.seeds <= MAX_SEEDS:
+        raise UserError(f"--seeds is {arguments.seeds}, but must be 1 to {MAX_SEEDS}")
     study = STUDIES[arguments.name]
     runs = plan(study, arguments.seeds, output, overrides)
     begun = [run for run in runs if run.state() == BEGUN]
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     data = runs[0].config.data.name
     name = arguments.data_name or NAMES.get(data, data)
     made_with = report.budget(runs[0], size.steps, name, arguments.seeds, command)
-    with hold(output, lambda sentence: print(sentence, file=sys.stderr, flush=True)) as held:
+    with lock_run_dir(output, lambda sentence: print(sentence, file=sys.stderr, flush=True)) as held:
         return execute(study, runs, size, made_with, output, Executor(held))
 
 
@@ -98,7 +98,7 @@ def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
     if not must_exist:
         config = config.model_copy(update={"data": config.data.model_copy(update={"download": False})})
     runtime.prepare_environment()
-    from src.experiment import build_data
+    from ..experiment import build_data
 
     try:
         data = build_data(config)
@@ -159,4 +159,4 @@ def execute(
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from src.config import Config
-from src.paper.runs import FINISHED, Run
+from ..config import Config
+from .runs import FINISHED, Run
 
 # Trained images per second on two busy CPU cores (x86-64 with AVX-512): full precision, binary, binary with noise
 # modules. python benchmarks/training_step.py --network NAME --batch_size 8 --repeats 2 (resnet20: README, Performance)

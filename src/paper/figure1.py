@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.binary.fourier import partial_sum
-from src.files import write_text
-from src.paper.plots import new_figure, save
+from ..binary.fourier import partial_sum
+from ..files import write_text
+from .plots import new_figure, save
 
 OMEGA, N = 0.1, 9  # of the default recipe's start
 BETA = 5.0  # of SignSwish in BNN+

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from src.files import write_beside
+from ..files import write_atomically
 
 PAPER, OURS = "0.65", "tab:blue"
 
@@ -33,7 +33,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    write_beside(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
 
 
 def _bars(results, digits: int) -> Figure:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config import Config, load_config
-from src.files import write_text
-from src.paper import plots
-from src.paper.runs import CIRCUMSTANCES, FINISHED, Run, differences, recipe_file
-from src.paper.studies import Row, Study
+from ..config import Config, load_config
+from ..files import write_text
+from . import plots
+from .runs import CIRCUMSTANCES, FINISHED, Run, differences, recipe_file
+from .studies import Row, Study
 
 MEASURES = ("top-1", "top-5")
 

@@ -23,19 +23,19 @@ from typing import Any
 
 import yaml
 
-from src.config import RESUMABLE, Config, leaf_keys, load_config, read_yaml
-from src.errors import UserError
-from src.files import make_folder, write_text
-from src.paper.studies import Cell, Study
-from src.preprocessing import find_preprocessing
-from src.run_folder import CONFIG, LAST, holds_run, read_metrics
+from ..config import RESUMABLE, Config, leaf_keys, load_config, read_yaml
+from ..errors import UserError
+from ..files import make_folder, write_text
+from ..preprocessing import find_preprocessing
+from ..run_dir import CONFIG, LAST, holds_run, read_metrics
+from .studies import Cell, Study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What the cells of a study differ in, or each run has for itself; the rest of a config may be changed for all of them.
 OWN_SECTIONS = ("network", "noise", "schedules", "seed", "output_dir", "init_checkpoint")
 NEW, BEGUN, FINISHED, DAMAGED = "new", "begun", "finished", "damaged"
 # Where and how a run is made, which its result does not depend on.
-CIRCUMSTANCES = RESUMABLE | {"output_dir", "seed", "data.workers", "runtime.mode"}
+CIRCUMSTANCES = RESUMABLE | {"output_dir", "seed", "data.num_parallel_workers", "runtime.mode"}
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
 
 
 @contextlib.contextmanager
-def hold(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
+def lock_run_dir(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
     """Holds a folder for one command, and gives a descriptor: a process that inherits it holds the folder too, until
     it ends. Waits for another command, or a run that outlived its own, to end, and says so."""
     make_folder(folder)
@@ -172,7 +172,7 @@ class Executor:
     """
 
     def __init__(self, held: int):
-        self.held = held  # the descriptor of `hold`
+        self.held = held  # the descriptor of `lock_run_dir`
         self.stopped = 0
         self.process: subprocess.Popen | None = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src import doors
-from src.binary.fourier import partial_sum, partial_sum_derivative
-from src.paper.plots import new_figure, save
+from .. import cli
+from ..binary.fourier import partial_sum, partial_sum_derivative
+from .plots import new_figure, save
 
 OMEGA = 0.1
 TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the default schedule starts and ends
@@ -46,7 +46,7 @@ def draw(path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="python -m src.paper.sine_module", description=__doc__)
+    parser = cli.Parser(prog="python -m src.paper.sine_module", description=__doc__)
     parser.add_argument("output", help="the PNG to write")
     path = Path(parser.parse_args(argv).output)
     draw(path)
@@ -55,4 +55,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

@@ -15,14 +15,14 @@ import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
-from src import doors
-from src.binary import BinaryLayer
-from src.errors import WriteError
-from src.files import write_beside, write_text
-from src.run_folder import BEST, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
-from src.training.evaluation import evaluate
-from src.training.step import StepResult
-from src.training.trainer import Callback, Trainer
+from .. import cli
+from ..binary import BinaryLayer
+from ..errors import WriteError
+from ..files import write_atomically, write_text
+from ..run_dir import BEST, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
+from .evaluation import evaluate
+from .step import StepResult
+from .trainer import Callback, Trainer
 
 
 class Stream:
@@ -72,14 +72,14 @@ class ProgressBar(Callback):
         self.bar.set_postfix_str(f"{loss}, {rate:.0f} images/s{scheduled}", refresh=False)
         self.bar.update(result.steps)
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self.bar.close()
 
     def on_stop(self, trainer: Trainer) -> None:
         self.bar.close()
 
 
-class Speed(Callback):
+class Throughput(Callback):
     """Adds the epoch's seconds and trained images per second, its first step (which compiles) left out of the rate."""
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
@@ -91,11 +91,11 @@ class Speed(Callback):
         if self.first is None:
             self.first = self.last, trainer.progress.step
 
-    def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        row["seconds"] = round(time.perf_counter() - self.started, 1)
+    def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        metrics["seconds"] = round(time.perf_counter() - self.started, 1)
         images = trainer.experiment.config.data.batch_size * trainer.experiment.worker.size
         steps = trainer.experiment.steps_per_epoch - self.first[1] if self.first else 0
-        row["images_per_second"] = round(steps * images / (self.last - self.first[0]), 1) if steps else float("nan")
+        metrics["images_per_second"] = round(steps * images / (self.last - self.first[0]), 1) if steps else float("nan")
 
 
 class FlipRatio(Callback):
@@ -107,14 +107,14 @@ class FlipRatio(Callback):
         if trainer.progress.step == 0 or self.KEY not in trainer.extra:
             trainer.extra[self.KEY] = np.packbits(binary_signs(trainer))
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         signs = binary_signs(trainer)
         before = np.unpackbits(trainer.extra.pop(self.KEY), count=signs.size)
-        row["flip_ratio"] = float(np.mean(before != signs)) if signs.size else 0.0
+        metrics["flip_ratio"] = float(np.mean(before != signs)) if signs.size else 0.0
 
 
 def binary_signs(trainer: Trainer) -> np.ndarray:
-    """Whether each weight of the binary layers is positive, uint8, all layers in a row."""
+    """Whether each weight of the binary layers is positive, uint8, all layers in a metrics."""
     weights = [
         cell.weight_quantizer.standardize(cell.weight).asnumpy().ravel()
         for _, cell in trainer.experiment.network.cells_and_names()
@@ -123,7 +123,7 @@ def binary_signs(trainer: Trainer) -> np.ndarray:
     return (np.concatenate(weights) > 0).astype(np.uint8) if weights else np.zeros(0, np.uint8)
 
 
-class ReplacedImages(Callback):
+class UndecodableImages(Callback):
     """Adds how many training images of the epoch could not be decoded and were replaced by others, of all workers; None
     where data sinking hides it."""
 
@@ -134,26 +134,26 @@ class ReplacedImages(Callback):
         if trainer.progress.step == trainer.experiment.steps_per_epoch:
             self.count(trainer)
 
-    def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self.count(trainer)
-        row["replaced_images"] = trainer.progress.replaced
+        metrics["replaced_images"] = trainer.progress.replaced
 
     def count(self, trainer: Trainer) -> None:
         """After the epoch's last step."""
         if trainer.progress.step > self.first_step:  # else a stopped run goes on with the evaluation, and knows it
             mine = trainer.experiment.data.replaced
-            trainer.progress.replaced = None if mine is None else int(trainer.workers.gather([mine]).sum())
+            trainer.progress.replaced = None if mine is None else int(trainer.collectives.gather([mine]).sum())
 
 
 class Evaluate(Callback):
     """Adds the test set's loss and accuracy. Each worker takes its part of the images; a signal ends it early."""
 
-    def on_epoch_trained(self, trainer: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         experiment = trainer.experiment
         result = evaluate(
-            experiment.network, self.batches(trainer), experiment.data.num_classes, workers=trainer.workers
+            experiment.network, self.batches(trainer), experiment.data.num_classes, collectives=trainer.collectives
         )
-        row.update(test_loss=result.loss, test_top1=result.top1, test_top5=result.top5)
+        metrics.update(test_loss=result.loss, test_top1=result.top1, test_top5=result.top5)
 
     def batches(self, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
         """Those of this worker, which stays with the others to the end of the longest part."""
@@ -168,19 +168,20 @@ class Evaluate(Callback):
             trainer.stop_if_asked()
 
 
-class History(Callback):
+class EpochLog(Callback):
     """Keeps the epochs' rows in the run's progress and says each in a line."""
 
-    def __init__(self, say: Callable[[str], None] = doors.say):
+    def __init__(self, say: Callable[[str], None] = cli.echo):
         self.say = say
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        trainer.progress.history.append(row)
+    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        trainer.progress.history.append(metrics)
         self.say(
-            f"epoch {row['epoch']}: loss {row['train_loss']:.4f}, test accuracy {row['test_top1']:.2%}, flip ratio "
-            f"{row['flip_ratio']:.4f}, gradient norm {row['gradient_norm']:.3g}, {row['images_per_second']} images/s"
-            + (f", {row['skipped']} steps skipped for overflow" if row["skipped"] else "")
-            + (f", {row['replaced_images']} broken pictures replaced" if row["replaced_images"] else "")
+            f"epoch {metrics['epoch']}: loss {metrics['train_loss']:.4f}, test accuracy {metrics['test_top1']:.2%}, "
+            f"flip ratio {metrics['flip_ratio']:.4f}, gradient norm {metrics['gradient_norm']:.3g}, "
+            f"{metrics['images_per_second']} images/s"
+            + (f", {metrics['skipped']} steps skipped for overflow" if metrics["skipped"] else "")
+            + (f", {metrics['replaced_images']} broken pictures replaced" if metrics["replaced_images"] else "")
         )
 
 
@@ -207,9 +208,9 @@ class SaveCheckpoints(Callback):
     def on_checkpoint(self, trainer: Trainer) -> None:
         self.saved = trainer.write(lambda: trainer.save(self.last))
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        if row["test_top1"] > trainer.progress.best_top1:
-            before, trainer.progress.best_top1 = trainer.progress.best_top1, row["test_top1"]
+    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        if metrics["test_top1"] > trainer.progress.best_top1:
+            before, trainer.progress.best_top1 = trainer.progress.best_top1, metrics["test_top1"]
             # Before the last one: a run killed in between takes the epoch again, and this too.
             if not trainer.write(lambda: trainer.save(self.best)):
                 trainer.progress.best_top1 = before
@@ -225,7 +226,7 @@ class SaveCheckpoints(Callback):
             WriteError: it cannot be had.
         """
         path = self.folder / EPOCH.format(epoch)
-        write_beside(path, lambda partial: shutil.copyfile(self.last, partial))
+        write_atomically(path, lambda partial: shutil.copyfile(self.last, partial))
         for number, other in epoch_checkpoints(self.folder).items():
             if not epoch - count < number <= epoch:
                 with contextlib.suppress(OSError):
@@ -243,19 +244,19 @@ class SaveCheckpoints(Callback):
 
 
 class WriteMetrics(Callback):
-    """Writes metrics.csv, a row an epoch, and curves.png, from the run's history."""
+    """Writes metrics.csv, a metrics an epoch, and curves.png, from the run's history."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        if trainer.progress.history:  # a run killed before it wrote the row that its checkpoint has
+        if trainer.progress.history:  # a run killed before it wrote the metrics that its checkpoint has
             self.on_epoch_end(trainer, trainer.progress.history[-1])
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         history = trainer.progress.history
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(row))
+        writer = csv.DictWriter(text, list(metrics))
         writer.writeheader()
         writer.writerows(history)
         trainer.write(lambda: write_text(self.folder / METRICS, text.getvalue()))
@@ -265,7 +266,7 @@ class WriteMetrics(Callback):
 class StopOnSignal(Callback):
     """SIGTERM and Ctrl-C let the step under way finish; then the run is saved and ends. A second ends it at once."""
 
-    ECHO_SECONDS = 1.0  # timeout(1) sends its signal twice in a row: to the process, then to its group
+    ECHO_SECONDS = 1.0  # timeout(1) sends its signal twice in a metrics: to the process, then to its group
 
     def on_train_begin(self, trainer: Trainer) -> None:
         def handle(number: int, frame) -> None:
@@ -276,7 +277,7 @@ class StopOnSignal(Callback):
                 return
             self.received = now
             trainer.stop_signal = number
-            doors.say(f"\n{signal.Signals(number).name}: finishing the step, saving, ending", sys.stderr)
+            cli.echo(f"\n{signal.Signals(number).name}: finishing the step, saving, ending", sys.stderr)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, handle)
@@ -293,9 +294,9 @@ def plot_curves(history: list[dict[str, Any]], scheduled: list[str], path: Path)
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    epochs = [row["epoch"] for row in history]
-    largest = {name: max(row[name] for row in history) for name in scheduled}
-    shares = [{name: row[name] / (largest[name] or 1) for name in scheduled} for row in history]
+    epochs = [metrics["epoch"] for metrics in history]
+    largest = {name: max(metrics[name] for metrics in history) for name in scheduled}
+    shares = [{name: metrics[name] / (largest[name] or 1) for name in scheduled} for metrics in history]
     panels = {
         "Loss": (history, {"train_loss": "training", "test_loss": "test"}),
         "Test accuracy": (history, {"test_top1": "top-1", "test_top5": "top-5"}),
@@ -304,9 +305,9 @@ def plot_curves(history: list[dict[str, Any]], scheduled: list[str], path: Path)
     }
     for axes, (title, (rows, curves)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         for key, label in curves.items():
-            axes.plot(epochs, [row[key] for row in rows], marker="." if len(epochs) < 50 else "", label=label)
+            axes.plot(epochs, [metrics[key] for metrics in rows], marker="." if len(epochs) < 50 else "", label=label)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.legend()
         axes.grid(alpha=0.3)
-    write_beside(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))

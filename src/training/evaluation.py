@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.training.distribution import Workers
+from .collectives import Collectives
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,11 @@ class Evaluation:
 
 
 def evaluate(
-    network: nn.Cell, batches: Iterable, num_classes: int, smoothing: float = 0.0, workers: Workers | None = None
+    network: nn.Cell,
+    batches: Iterable,
+    num_classes: int,
+    smoothing: float = 0.0,
+    collectives: Collectives | None = None,
 ) -> Evaluation:
     """Runs the network in evaluation mode over every batch; a smaller last one is padded, so that one graph serves all.
 
@@ -35,7 +39,7 @@ def evaluate(
         batches: (images, labels) Tensors; of several workers each has its own part of the images, or none.
         smoothing: of the loss, as in the released evaluation: 1 - smoothing on the label, smoothing / (K - 1) on each
             other class. 0 is cross-entropy.
-        workers: those that share the images; all get the `Evaluation` of all. None: this process alone.
+        collectives: of the workers that share the images; all get the `Evaluation` of all. None: this process alone.
     """
     was_training = network.training
     network.set_train(False)
@@ -53,7 +57,7 @@ def evaluate(
             sums += _sums(logits, labels.asnumpy(), num_classes, smoothing)
     finally:
         network.set_train(was_training)
-    return _evaluation((workers or Workers()).gather(sums).sum(0), num_classes)
+    return _evaluation((collectives or Collectives()).gather(sums).sum(0), num_classes)
 
 
 def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: float = 0.0) -> Evaluation:

@@ -10,9 +10,9 @@ import mindspore as ms
 from mindspore import nn, ops
 from mindspore.dataset import Dataset as Pipeline
 
-from src.training.step import StepResult, TrainStep, global_norm
+from .step import StepResult, TrainStep, global_norm
 
-BROKEN = (None, "loss", "gradient")  # by the last of the totals
+NON_FINITE = (None, "loss", "gradient")  # by the last of the totals
 
 
 class SunkSteps(nn.Cell):
@@ -27,7 +27,7 @@ class SunkSteps(nn.Cell):
 
     Inputs:
         images (N, C, H, W), labels int32 (N,); totals float32 (5,), zeros at first: sums of loss and of gradient norm
-        over the applied steps, how many were applied and how many skipped, and a place in `BROKEN`.
+        over the applied steps, how many were applied and how many skipped, and a place in `NON_FINITE`.
 
     Outputs:
         the new totals.
@@ -77,9 +77,9 @@ def results(sunk: SunkSteps, pipeline: Pipeline, steps: int, sink_size: int) -> 
         for start in range(0, steps, sink_size):
             for _ in range(min(sink_size, steps - start)):
                 next_step()
-            loss_sum, norm_sum, applied, skipped, broken = totals.asnumpy().tolist()
+            loss_sum, grad_norm_sum, applied, skipped, broken = totals.asnumpy().tolist()
             totals = ms.ops.zeros(5, ms.float32)
-            yield StepResult(loss_sum, norm_sum, int(applied), int(skipped), BROKEN[int(broken)])
+            yield StepResult(loss_sum, grad_norm_sum, int(applied), int(skipped), NON_FINITE[int(broken)])
 
 
 @contextmanager

@@ -13,14 +13,14 @@ class StepResult:
     """What the host sees of a training step, or of the steps since it looked last.
 
     Attributes:
-        loss_sum, norm_sum: of losses and of gradient norms, over the applied steps.
+        loss_sum, grad_norm_sum: of losses and of gradient norms, over the applied steps.
         applied: steps that changed the weights.
         skipped: steps left out because their scaled gradients overflowed.
         broken: "loss" or "gradient": what was no finite number in the step after these; None: none was.
     """
 
     loss_sum: float
-    norm_sum: float
+    grad_norm_sum: float
     applied: int
     skipped: int
     broken: str | None

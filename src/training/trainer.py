@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from src import checkpoints, doors
-from src.errors import UserError, WriteError
-from src.experiment import Experiment
-from src.training import sink
-from src.training.distribution import Workers, checksum
-from src.training.heartbeat import SAVING_SECONDS, Heartbeat
-from src.training.step import StepResult, TrainStep, results
+from .. import checkpoints, cli
+from ..errors import UserError, WriteError
+from ..experiment import Experiment
+from ..heartbeat import SAVING_SECONDS, Heartbeat
+from . import sink
+from .collectives import Collectives, checksum
+from .step import StepResult, TrainStep, results
 
 # Of the config: what workers of one run may differ in, since they can be on different machines.
-OF_A_MACHINE = {"data": {"path", "download", "workers"}, "output_dir": True, "init_checkpoint": True}
+OF_A_MACHINE = {"data": {"path", "download", "num_parallel_workers"}, "output_dir": True, "init_checkpoint": True}
 
 
 class Diverged(UserError):
@@ -41,11 +41,11 @@ class Progress:
     epoch: int = 0  # epochs finished
     step: int = 0  # steps taken in the epoch that is under way
     loss_sum: float = 0.0  # over the applied steps of this epoch
-    norm_sum: float = 0.0
+    grad_norm_sum: float = 0.0
     skipped: int = 0  # steps of this epoch that overflowed
     replaced: int = 0  # pictures of this epoch that others came in place of, once all its steps are taken
     best_top1: float = -1.0
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row of metrics an epoch
+    history: list[dict[str, Any]] = field(default_factory=list)  # a metrics of metrics an epoch
 
 
 class Callback:
@@ -58,12 +58,12 @@ class Callback:
     def on_step_end(self, trainer: "Trainer", result: StepResult) -> None:
         """After every step, or with data sinking after every few; `result.steps` says how many."""
 
-    def on_epoch_trained(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """All steps of the epoch are taken, and moving statistics are averaged. `row`: its metrics; add to it. Here a
-        callback may call `stop_if_asked`; then the run is saved as it stands, and comes here again when it goes on."""
+    def on_epoch_trained(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+        """All steps of the epoch are taken, and moving statistics are averaged; add to its `metrics`. Here a callback
+        may call `stop_if_asked`; then the run is saved as it stands, and comes here again when it goes on."""
 
-    def on_epoch_end(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """The epoch is over, and `progress` stands at the next one. `row`: its metrics; add to it."""
+    def on_epoch_end(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
+        """The epoch is over, and `progress` stands at the next one. `metrics`: its metrics; add to it."""
 
     def on_checkpoint(self, trainer: "Trainer") -> None:
         """A moment inside an epoch to save: every so many steps, and before an early end."""
@@ -94,7 +94,7 @@ class Trainer:
         self.progress = Progress()
         self.extra: dict[str, np.ndarray] = {}
         self.stop_signal = 0
-        self.workers = Workers(experiment.worker)
+        self.collectives = Collectives(experiment.worker)
         self.heartbeat = heartbeat or Heartbeat(experiment.worker.rank)
         self.averaged = True  # the workers start, or go on, with the same
         self.step = TrainStep(
@@ -134,7 +134,7 @@ class Trainer:
             Stopped: one had.
         """
         # Not kept in stop_signal: a signal that comes in this very moment would be overwritten.
-        stop = self.workers.agree_on_signal(self.stop_signal)
+        stop = self.collectives.agree_on_signal(self.stop_signal)
         if stop:
             self._checkpoint()
             self._each("on_stop")
@@ -154,7 +154,7 @@ class Trainer:
                 raise WriteError(
                     f"{error}; mend that and go on with --resume: the last good files are untouched"
                 ) from error
-            doors.say(f"warning: {error}; training goes on, and the last good files are untouched", sys.stderr)
+            cli.echo(f"warning: {error}; training goes on, and the last good files are untouched", sys.stderr)
             return False
         return True
 
@@ -163,7 +163,7 @@ class Trainer:
         scaler = self.experiment.scaler
         state = asdict(self.progress)
         state["steps_per_epoch"] = self.experiment.steps_per_epoch
-        state["workers"] = self.workers.size
+        state["workers"] = self.collectives.size
         if hasattr(scaler, "counter"):
             state["scaler"] = [float(scaler.scale_value.asnumpy()), int(scaler.counter.asnumpy())]
         checkpoints.save(
@@ -214,12 +214,12 @@ class Trainer:
         self.heartbeat.note("averaging statistics", f" of epoch {progress.epoch + 1}", waiting=True)
         self._average()
         self._require_the_same_state(f"after epoch {progress.epoch + 1}")
-        row = self._row()
-        self._each("on_epoch_trained", row)
+        metrics = self._metrics()
+        self._each("on_epoch_trained", metrics)
         progress.epoch, progress.step = progress.epoch + 1, 0
-        progress.loss_sum = progress.norm_sum = 0.0
+        progress.loss_sum = progress.grad_norm_sum = 0.0
         progress.skipped = progress.replaced = 0
-        self._save("on_epoch_end", row)
+        self._save("on_epoch_end", metrics)
 
     def _checkpoint(self) -> None:
         """Saves inside an epoch."""
@@ -231,20 +231,20 @@ class Trainer:
         one worker's file is what all go on from, and without the mean the others' would be lost."""
         if self.averaged:
             return
-        self.workers.average_statistics(self.experiment.network)
-        self.progress.loss_sum = float(self.workers.gather([self.progress.loss_sum]).mean())
+        self.collectives.average_statistics(self.experiment.network)
+        self.progress.loss_sum = float(self.collectives.gather([self.progress.loss_sum]).mean())
         self.averaged = True
 
     def _save(self, moment: str, *arguments) -> None:
         """A moment at which worker 0 writes files, and the others wait for it."""
-        self.heartbeat.note("saving", waiting=self.workers.rank > 0, seconds=SAVING_SECONDS)
+        self.heartbeat.note("saving", waiting=self.collectives.rank > 0, seconds=SAVING_SECONDS)
         self._each(moment, *arguments)
         self.heartbeat.note("waiting for worker 0 to save", waiting=True, seconds=SAVING_SECONDS)
-        self.workers.wait()
+        self.collectives.wait()
 
     def _require_the_same(self, what: str, content: Any) -> None:
         """UserError, on all workers, if one was started with another config, or has other data, than the rest."""
-        outliers = self.workers.outliers(zlib.crc32(json.dumps(content).encode()))
+        outliers = self.collectives.outliers(zlib.crc32(json.dumps(content).encode()))
         if outliers:
             raise UserError(
                 f"{self._named(outliers)} has another {what} than the others: give all the same arguments and files"
@@ -257,7 +257,7 @@ class Trainer:
         scheduled = [np.float32(self.schedule(name)).item() for name in experiment.tables]
         place = [progress.epoch, progress.step, *scheduled]
         state = [*experiment.network.get_parameters(), *checkpoints.optimizer_state(experiment.optimizer)]
-        outliers = self.workers.outliers(zlib.crc32(repr(place).encode(), checksum(state)))
+        outliers = self.collectives.outliers(zlib.crc32(repr(place).encode(), checksum(state)))
         if outliers:
             raise UserError(
                 f"{self._named(outliers)} differs from the others {when}, in weights, statistics or schedules: look "
@@ -265,7 +265,7 @@ class Trainer:
             )
 
     def _named(self, ranks: list[int]) -> str:
-        return f"worker {', '.join(map(str, ranks))} of {self.workers.size}"
+        return f"worker {', '.join(map(str, ranks))} of {self.collectives.size}"
 
     def _results(self) -> Iterator[StepResult]:
         """Takes the rest of the epoch's steps."""
@@ -291,7 +291,7 @@ class Trainer:
         progress.step += result.steps
         progress.skipped += result.skipped
         progress.loss_sum += result.loss_sum
-        progress.norm_sum += result.norm_sum
+        progress.grad_norm_sum += result.grad_norm_sum
         if result.broken:
             number = progress.epoch * self.experiment.steps_per_epoch + progress.step + 1
             raise Diverged(
@@ -300,7 +300,7 @@ class Trainer:
                 "recipe"
             )
 
-    def _row(self) -> dict[str, Any]:
+    def _metrics(self) -> dict[str, Any]:
         """The epoch's own metrics; learning rate and schedules are those of its last step."""
         progress = self.progress
         scheduled = {name: self.schedule(name, last=True) for name in self.experiment.tables}
@@ -310,7 +310,7 @@ class Trainer:
             "step": (progress.epoch + 1) * self.experiment.steps_per_epoch,
             **scheduled,
             "train_loss": progress.loss_sum / applied if applied else math.nan,
-            "gradient_norm": progress.norm_sum / applied if applied else math.nan,
+            "gradient_norm": progress.grad_norm_sum / applied if applied else math.nan,
             "skipped": progress.skipped,
         }
 

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 
 from src.binary import create_estimator
 from src.binary.estimators import ESTIMATORS
-from tests import oracles
+from tests.helpers import oracles
 
 SMALLEST = np.finfo(np.float32).smallest_subnormal
 EVERY_KIND = np.array(

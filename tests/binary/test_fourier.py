@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.binary import fourier
-from tests import oracles
+from tests.helpers import oracles
 
 
 class Derivative(nn.Cell):

@@ -6,7 +6,6 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.binary import (
-    ActivationSign,
     Binarization,
     BinaryConv2d,
     BinaryDense,
@@ -14,10 +13,11 @@ from src.binary import (
     LibraWeight,
     NoiseAdaptation,
     SharedSlopePReLU,
+    SignActivation,
     create_estimator,
 )
 from src.binary.estimators import ApproxSign, ClippedStraightThrough, FourierApproximation
-from tests import oracles
+from tests.helpers import oracles
 
 GEOMETRIES = pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 1, 0)])
 
@@ -37,7 +37,7 @@ def binary(*shape, **options) -> BinaryConv2d:
     return BinaryConv2d(
         *shape,
         **options,
-        activation_quantizer=ActivationSign(create_estimator("fda")),
+        activation_quantizer=SignActivation(create_estimator("fda")),
         weight_quantizer=DoReFaWeight(create_estimator("fda")),
     )
 
@@ -132,7 +132,7 @@ def test_each_quantizer_alone(mode):
     estimator = create_estimator("ste")
     x, w = random((2, 4, 5, 5)), random((6, 4, 3, 3), 1)
     for quantizers, x_used, w_used in (
-        ((ActivationSign(estimator), None), oracles.sign(x), w),
+        ((SignActivation(estimator), None), oracles.sign(x), w),
         ((None, DoReFaWeight(estimator)), x, oracles.sign(w) * np.abs(w).mean()),
     ):
         layer = BinaryConv2d(4, 6, 3, 1, 1, *quantizers)
@@ -188,7 +188,7 @@ def test_binarization_makes_quantizers_with_modules_of_their_own():
     options = {"omega": 0.5, "n": 4}
     layer = Binarization(estimator_options=options, noise_options={"eta": "none"}).conv(128, 16, 3)
     quantizers = (layer.activation_quantizer, layer.weight_quantizer)
-    assert [type(quantizer) for quantizer in quantizers] == [ActivationSign, DoReFaWeight]
+    assert [type(quantizer) for quantizer in quantizers] == [SignActivation, DoReFaWeight]
     assert all(isinstance(quantizer.estimator.surrogate, FourierApproximation) for quantizer in quantizers)
     assert quantizers[0].estimator is not quantizers[1].estimator
     noises = [quantizer.noise.adaptation for quantizer in quantizers]

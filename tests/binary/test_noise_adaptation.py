@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 
 from src.binary import AnnealedNoise, Binarization, NoiseAdaptation, create_estimator
 from src.training.step import TrainStep
-from tests import oracles
+from tests.helpers import oracles
 
 ETA = {
     "sine": (lambda t: 0.1 * np.sin(t), lambda t: 0.1 * np.cos(t)),

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, amp, nn
 
-from src.binary import ActivationSign, AnnealedNoise, DoReFaWeight, LibraWeight, NoiseAdaptation, create_estimator
+from src.binary import AnnealedNoise, DoReFaWeight, LibraWeight, NoiseAdaptation, SignActivation, create_estimator
 from src.binary.estimators import ESTIMATORS
 from src.binary.quantizers import WEIGHT_QUANTIZERS
-from tests import oracles
+from tests.helpers import oracles
 
 SHAPE = (3, 4, 2, 2)
 scale_in_gradient_or_not = pytest.mark.parametrize("scale_in_gradient", [False, True])
@@ -86,13 +86,13 @@ def with_zeros(shape) -> np.ndarray:
 
 
 def test_precision_is_1_bit():
-    assert ActivationSign(create_estimator("ste")).precision == 1
+    assert SignActivation(create_estimator("ste")).precision == 1
     assert DoReFaWeight(create_estimator("ste")).precision == 1
 
 
 def test_activation_is_its_sign(mode):
     x = with_zeros(SHAPE)
-    got = ActivationSign(create_estimator("fda"))(Tensor(x)).asnumpy()
+    got = SignActivation(create_estimator("fda"))(Tensor(x)).asnumpy()
     np.testing.assert_array_equal(got, oracles.sign(x))
 
 
@@ -162,8 +162,8 @@ def test_noise_goes_on_any_estimator(mode, name):
     x, factor, alpha = random((6, 16)), random((6, 16), 3), 0.5
     noise = linear_noise(16, alpha)
     w1, w2 = (weight.asnumpy().astype(np.float64) for weight in (noise.adaptation.w1, noise.adaptation.w2))
-    pure = ms.grad(Weighted(ActivationSign(create_estimator(name))))(Tensor(x), Tensor(factor)).asnumpy()
-    noisy = Weighted(ActivationSign(create_estimator(name), noise)).set_train(True)
+    pure = ms.grad(Weighted(SignActivation(create_estimator(name))))(Tensor(x), Tensor(factor)).asnumpy()
+    noisy = Weighted(SignActivation(create_estimator(name), noise)).set_train(True)
     value, gradient = ms.value_and_grad(noisy)(Tensor(x), Tensor(factor))
     before = x.astype(np.float64) @ w1
     e = np.maximum(before, 0) @ w2 + 0.1 * x
@@ -212,7 +212,7 @@ def test_dorefa_with_noise(mode, scale_in_gradient):
 
 @pytest.mark.parametrize(
     ("quantizer", "dimension"),
-    [(ActivationSign, 4), *((WEIGHT_QUANTIZERS[name], 16) for name in sorted(WEIGHT_QUANTIZERS))],
+    [(SignActivation, 4), *((WEIGHT_QUANTIZERS[name], 16) for name in sorted(WEIGHT_QUANTIZERS))],
 )
 def test_noise_is_there_in_training_alone(mode, quantizer, dimension):
     x = Tensor(random(SHAPE))

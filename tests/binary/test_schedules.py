@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 
 from src.binary import Binarization, create_estimator, schedules
 from src.training.step import TrainStep
-from tests import oracles
+from tests.helpers import oracles
 
 INCOMING = np.array([1.0, -2.0, 0.5], np.float32)  # the gradient that each output channel receives
 

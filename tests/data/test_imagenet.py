@@ -5,11 +5,11 @@ import shutil
 import mindspore as ms
 import numpy as np
 import pytest
-from pictures import write_tree
 from PIL import Image
 
 from src.data import imagenet, open_dataset
 from src.errors import UserError
+from tests.helpers.images import write_tree
 
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
 STD = np.array([0.229, 0.224, 0.225])[:, None, None]

@@ -11,9 +11,7 @@ import onnxruntime
 import pytest
 from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
-from networks import lively_network
 
-import doors as processes
 from src import checkpoints
 from src.config import load_config
 from src.deploy import verification
@@ -22,6 +20,8 @@ from src.deploy.freeze import InputSign, freeze, replace
 from src.deploy.verification import ExportedModel, compare, load_onnx
 from src.errors import UserError
 from src.preprocessing import PREPROCESSING
+from tests.helpers import processes
+from tests.helpers.networks import lively_network
 
 # Computation, and what MindSpore's intermediate representation adds to hold a graph together.
 STOCK_MINDIR = {
@@ -197,7 +197,7 @@ def test_a_sign_flipped_within_rounding_of_0_is_explained(network, images):
 
 
 def test_a_sign_flipped_further_out_is_not_explained(network, images, monkeypatch):
-    monkeypatch.setattr(verification, "MAXIMUM_SHARE", 1.0)
+    monkeypatch.setattr(verification, "MAX_SHARE", 1.0)
     with pytest.raises(UserError, match="sign .* flips at .*, beyond rounding of 0"):
         compare(network, runtime_that_rounds_otherwise(network, 1e-3), images[:2], 2)
 
@@ -205,7 +205,7 @@ def test_a_sign_flipped_further_out_is_not_explained(network, images, monkeypatc
 def test_a_file_that_is_another_network_is_refused(exported, network, images, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="100 of 100 images differ .* the exported file is not this network"):
         compare(network, load_onnx(altered(exported, tmp_path, "linear.bias", 1e-2)), images[:100], 100)
-    monkeypatch.setattr(verification, "MAXIMUM_SHARE", 1.0)  # past the count, each image must be explained
+    monkeypatch.setattr(verification, "MAX_SHARE", 1.0)  # past the count, each image must be explained
     with pytest.raises(UserError, match="the logits differ by .* given the same signs"):
         compare(network, load_onnx(altered(exported, tmp_path, "linear.bias", 1e-2)), images[:2], 2)
     with pytest.raises(UserError, match="before sign 18 differ by .* given the same signs|beyond rounding of 0"):

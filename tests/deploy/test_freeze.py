@@ -4,11 +4,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
-from networks import lively_network
 
 from src.binary import Binarization, BinaryLayer
 from src.deploy.freeze import FrozenLayer, freeze
 from src.models import create_model
+from tests.helpers.networks import lively_network
 
 
 def test_frozen_logits_are_the_networks_own():

@@ -6,8 +6,8 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.models import create_model
-from tests import network_checks as checks
-from tests import oracles
+from tests.helpers import network_checks as checks
+from tests.helpers import oracles
 
 CONVOLUTIONS = {  # shape of the weight, groups, pool
     "convolutions.0": ((256, 96 // 2, 5, 5), 2, "same"),

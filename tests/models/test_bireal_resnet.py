@@ -7,8 +7,8 @@ import pytest
 from src.binary import Binarization
 from src.models import create_model
 from src.models.bireal_resnet import BiRealResNet
-from tests import network_checks as checks
-from tests import oracles
+from tests.helpers import network_checks as checks
+from tests.helpers import oracles
 
 CHANNELS = (64, 128, 256, 512)
 DEPTHS = {"resnet18": (4, 4, 4, 4), "resnet34": (6, 8, 12, 6), "resnet18_cifar": (4, 4, 4, 4)}

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.models import create_model
-from tests import oracles
+from tests.helpers import oracles
 
 STAGES = ((16, 1), (32, 2), (64, 2))
 STATISTICS = ("moving_mean", "moving_variance", "gamma", "beta")

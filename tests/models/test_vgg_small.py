@@ -6,8 +6,8 @@ import pytest
 from mindspore import Tensor
 
 from src.models import create_model
-from tests import network_checks as checks
-from tests import oracles
+from tests.helpers import network_checks as checks
+from tests.helpers import oracles
 
 CHANNELS = (3, 128, 128, 256, 256, 512, 512)
 POOLED = (1, 3, 5)  # the layers, counted from 0, with a pool

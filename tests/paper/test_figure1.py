@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from src import doors
+from src import cli
 from src.paper import __main__ as paper
 from src.paper import figure1
 
@@ -45,7 +45,7 @@ def test_sign_swish_is_the_antiderivative_of_the_estimator():
 
 
 def test_the_door_writes_page_table_and_picture(tmp_path, capsys):
-    assert doors.run(paper.main, ["figure1", "--output_dir", str(tmp_path / "out")]) == 0
+    assert cli.run(paper.main, ["figure1", "--output_dir", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.count("figure1.") == 3
     with (tmp_path / "out/figure1.csv").open() as file:
         rows = list(csv.DictReader(file))

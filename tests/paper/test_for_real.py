@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import write_tree
 
-import doors as processes
+from tests.helpers import processes
+from tests.helpers.images import write_tree
 
 TABLE2 = ("table2", "--dataset", "digits", "--data.batch_size", "32", "--epochs", "1", "--steps_per_epoch", "6")
 TABLE5 = ("table5", "--data.batch_size", "8", "--epochs", "1", "--steps_per_epoch", "2")

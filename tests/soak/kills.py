@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent), str(Path(__file__).resolve().parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.runtime import prepare_environment  # noqa: E402
 
@@ -24,13 +24,13 @@ prepare_environment()
 
 import numpy as np  # noqa: E402
 
-import doors  # noqa: E402
 from src import checkpoints  # noqa: E402
 from src.config import load_config  # noqa: E402
 from src.files import PARTIAL  # noqa: E402
+from tests.helpers import processes  # noqa: E402
 
 RECIPE = (
-    *("--config", doors.ROOT / "configs/digits.yaml"),
+    *("--config", processes.ROOT / "configs/digits.yaml"),
     *("--network.binary", "false", "--data.batch_size", 8),
     *("--epochs", 6, "--steps_per_epoch", 12, "--train.save_every_steps", 1),
 )
@@ -42,7 +42,7 @@ def survive(folder: Path, kills: int, seed: int, say: Callable[[str], None] = pr
     """Runs the recipe once undisturbed, and as often as `kills` kills need; AssertionError tells what was lost."""
     chance = random.Random(seed)
     started = time.monotonic()
-    done = doors.run("train.py", *RECIPE, "--output_dir", folder / "whole", cwd=folder, timeout=1800)
+    done = processes.run("train.py", *RECIPE, "--output_dir", folder / "whole", cwd=folder, timeout=1800)
     latest = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     remaining, number = kills, 0
@@ -65,7 +65,7 @@ def legs(run: Path, kills: int, latest: float, chance: random.Random) -> Iterato
     while True:
         begun = (run / "last.ckpt").exists()
         arguments = ("--resume", run) if begun else (*RECIPE, "--output_dir", run)
-        process = doors.start("train.py", *arguments, cwd=run.parent)
+        process = processes.start("train.py", *arguments, cwd=run.parent)
         moment = chance.choice(MOMENTS) if kills else "to the end"
         ended = wait_for_moment(moment, run, process, latest, chance)
         if not ended:
@@ -85,10 +85,10 @@ def wait_for_moment(moment: str, run: Path, process, latest: float, chance: rand
     delay = (
         chance.uniform(0, 0.8 * latest) if moment == "any" else chance.uniform(0, 6) if moment == "first step" else 0
     )
-    before = doors.modified(run / "versions.txt")
+    before = processes.modified(run / "versions.txt")
     started = time.monotonic()
     while process.poll() is None:
-        if moment == "first step" and doors.modified(run / "versions.txt") == before:
+        if moment == "first step" and processes.modified(run / "versions.txt") == before:
             started = time.monotonic()  # not begun yet: what follows that file is the compilation and the first step
         if moment == "writing" and run.exists():
             if any(f".ckpt{PARTIAL}" in path.name for path in run.iterdir()) and chance.random() < 0.2:

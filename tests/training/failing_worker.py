@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from src import doors, runtime  # noqa: E402
+from src import cli, runtime  # noqa: E402
 from train import main  # noqa: E402
 
 RECIPE = "--network.binary false --data.batch_size 4 --steps_per_epoch 3 --epochs 2 --distribute"
@@ -23,7 +23,7 @@ def differ(rank: int) -> None:
     class Speed(callbacks.Speed):
         def on_epoch_begin(self, trainer) -> None:
             super().on_epoch_begin(trainer)
-            if (trainer.workers.rank, trainer.progress.epoch) == (rank, 1):
+            if (trainer.collectives.rank, trainer.progress.epoch) == (rank, 1):
                 weight = trainer.experiment.network.trainable_params()[0]
                 weight.set_data(weight + 1e-3)
 
@@ -52,4 +52,4 @@ if __name__ == "__main__":
     runtime.prepare_environment()
     WAYS[sys.argv[1]](int(sys.argv[2]))
     config = str(ROOT / "configs/digits.yaml")
-    sys.exit(doors.run(main, ["--config", config, *RECIPE.split(), "--output_dir", sys.argv[3]]))
+    sys.exit(cli.run(main, ["--config", config, *RECIPE.split(), "--output_dir", sys.argv[3]]))

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from mindspore import amp
 
-import doors as processes
 from src import checkpoints, experiment
 from src.binary import BinaryLayer
 from src.config import load_config
 from src.runtime import Worker
 from src.training.evaluation import evaluate
 from src.training.trainer import Callback, Trainer
+from tests.helpers import processes
 
 
 class Watch(Callback):

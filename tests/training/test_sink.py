@@ -57,7 +57,13 @@ def on_the_host(step: TrainStep, given: list) -> list[float]:
     """The totals of the steps up to the first that is broken."""
     totals = [0.0] * 5
     for result in results(step, given):
-        news = (result.loss_sum, result.norm_sum, result.applied, result.skipped, sink.BROKEN.index(result.broken))
+        news = (
+            result.loss_sum,
+            result.grad_norm_sum,
+            result.applied,
+            result.skipped,
+            sink.NON_FINITE.index(result.broken),
+        )
         totals = [total + new for total, new in zip(totals, news, strict=True)]
         if result.broken:
             break
@@ -94,7 +100,7 @@ def test_once_a_loss_is_no_number_the_weights_stay_the_last_good_ones():
     host, step = twice(lambda: Small(noise=False))
     totals = totals_of(sunk(step), batches(GOOD, GOOD, BAD, GOOD, BAD))
     np.testing.assert_allclose(totals[:4], on_the_host(host, batches(GOOD, GOOD))[:4], rtol=1e-6)
-    assert sink.BROKEN[int(totals[4])] == "loss"
+    assert sink.NON_FINITE[int(totals[4])] == "loss"
     assert_same_state(step, host)
 
 
@@ -105,8 +111,8 @@ def test_so_they_do_once_a_gradient_is_no_number():
     before = totals_of(cell, [(Tensor([[1.0], [2.0]]), labels)])
     weight = network.w.asnumpy().copy()
     after = totals_of(cell, [(Tensor([[1.0], [0.0]]), labels), (Tensor([[1.0], [2.0]]), labels)])
-    assert sink.BROKEN[int(before[4])] is None and before[2] == 1
-    assert after == [0, 0, 0, 0, sink.BROKEN.index("gradient")]
+    assert sink.NON_FINITE[int(before[4])] is None and before[2] == 1
+    assert after == [0, 0, 0, 0, sink.NON_FINITE.index("gradient")]
     np.testing.assert_array_equal(network.w.asnumpy(), weight)
 
 

@@ -9,11 +9,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from scripts.cluster import Cluster, at_open_port
-from scripts.distribute import Launch
+from src.launch.cluster import Cluster, at_open_port
+from src.launch.processes import Launch
 from src.runtime import Worker
 from src.training.evaluation import evaluate
-from tests.training import distribution_worker as program
+from tests.training import collectives_worker as program
 
 IMAGES_A_FILE = 10_000
 TRAIN_IMAGES = 5 * IMAGES_A_FILE

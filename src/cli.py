@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from src.config import FREE_KEYS, Config, annotation_of, leaf_keys, parse_override
-from src.errors import UserError
+from .config import FREE_KEYS, Config, annotation_of, leaf_keys, parse_override
+from .errors import UserError
 
 BAD_INPUT = 2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -59,7 +59,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         return BAD_INPUT
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
+def echo(line: str, stream: TextIO | None = None) -> None:
     """Prints a line where it can; that nobody reads it, or that a log's disk is full, is no reason to lose a run."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal handler, while another line is printed
         print(line, file=stream or sys.stdout, flush=True)

@@ -20,15 +20,16 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from scripts import distribute
-from scripts.cluster import Cluster, at_open_port
-from scripts.distribute import MARK, Launch
-from scripts.logs import HUNG
 from src import checkpoints
 from src.errors import UserError
-from src.training.distribution import is_statistic
+from src.launch import __main__ as launcher
+from src.launch import processes
+from src.launch.cluster import Cluster, at_open_port
+from src.launch.logs import HUNG
+from src.launch.processes import MARK, Launch
+from src.training.collectives import is_statistic
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 THIN = {"run_standalone_train.sh": "train.py", "run_eval.sh": "eval.py", "run_export.sh": "export.py"}
 DISTRIBUTE = "run_distribute_train.sh"
@@ -146,8 +147,8 @@ def launch(tmp_path) -> Iterator[Callable[..., Launcher]]:
         return started[-1]
 
     yield start
-    for launcher in started:
-        for process in [*([launcher.process.pid] if launcher.process.poll() is None else []), *launcher.processes()]:
+    for each in started:
+        for process in [*([each.process.pid] if each.process.poll() is None else []), *each.processes()]:
             os.kill(process, signal.SIGKILL)
         launcher.process.wait()
 
@@ -392,7 +393,7 @@ def test_what_workers_and_the_scheduler_start_is_none_of_them_but_ends_with_them
 
 
 def test_a_process_that_cannot_be_killed_is_named_and_left_behind(tmp_path, start_for, monkeypatch, capsys):
-    monkeypatch.setattr(distribute, "KILLING_SECONDS", 0.3)
+    monkeypatch.setattr(processes, "KILLING_SECONDS", 0.3)
     launch = fake_run(tmp_path, "")
     launch.msrun = SimpleNamespace(poll=lambda: None)
     process = start_for(launch, True)
@@ -424,17 +425,17 @@ def test_words_that_say_that_others_are_lost_are_found_though_they_come_in_piece
 
 
 def test_two_runs_do_not_share_a_log_folder_and_one_that_cannot_be_locked_is_refused(tmp_path, monkeypatch):
-    with distribute.open_log_dir(tmp_path):
+    with launcher.open_log_dir(tmp_path):
         with pytest.raises(UserError, match="where another run is writing"):
-            distribute.open_log_dir(tmp_path)
-    distribute.open_log_dir(tmp_path).close()
+            launcher.open_log_dir(tmp_path)
+    launcher.open_log_dir(tmp_path).close()
 
     def no_locks(file, flags):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.raises(UserError, match=r"which cannot be locked \(No locks available\)"):
-        distribute.open_log_dir(tmp_path)
+        launcher.open_log_dir(tmp_path)
 
 
 @pytest.mark.parametrize(("given", "level"), [(None, "3"), ("", "3"), ("0", "0"), ("2", "2"), ("3", "3"), ("4", "3")])
@@ -444,7 +445,7 @@ def test_the_errors_that_the_launcher_reads_are_logged_whatever_the_user_has_set
         monkeypatch.delenv("GLOG_v", raising=False)
     else:
         monkeypatch.setenv("GLOG_v", given)
-    changes = distribute.changes_to_environment(Cluster(2, 0))
+    changes = processes.changes_to_environment(Cluster(2, 0))
     assert (changes["GLOG_v"], changes["GLOG_logtostderr"]) == (level, "1")
 
 
@@ -454,10 +455,10 @@ def test_the_least_time_before_a_worker_hangs_reaches_the_workers(tmp_path, monk
     monkeypatch.setattr(Launch, "catch_signals", lambda launch: None)
     arguments = (*TWIN, "--output_dir", str(tmp_path / "run"), "--log_dir", str(tmp_path / "logs"))
     for given in ((), ("--hang_timeout", "0"), ("--hang_timeout", "300")):
-        distribute.main((*arguments, *given))
+        launcher.main((*arguments, *given))
     assert seen == ["25", "0", "300"]
     with pytest.raises(UserError, match="--hang_timeout is -1, but must be at least 0"):
-        distribute.main((*arguments, "--hang_timeout", "-1"))
+        launcher.main((*arguments, "--hang_timeout", "-1"))
 
 
 @pytest.mark.slow

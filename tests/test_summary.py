@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from src import doors
+from src import cli, summary
 from src.errors import UserError
-from src.models import create_model, summary
-from src.models.summary import Row, summarize
-from tests import network_checks as checks
+from src.models import create_model
+from src.summary import Row, summarize
+from tests.helpers import network_checks as checks
 
 # 1-bit parameters, 32-bit parameters, binary multiply-adds, full multiply-adds. Batch norm has two values a channel.
 RESNET20 = (
@@ -188,7 +188,7 @@ def test_no_hook_is_left_behind(monkeypatch):
 
 
 def test_the_door_prints_the_layers_and_the_totals(capsys):
-    assert doors.run(summary.main, ["resnet20"]) == 0
+    assert cli.run(summary.main, ["resnet20"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == "layer kind output 1-bit 32-bit KiB binary MACs full MACs".split()
     assert lines[2].split() == ["conv1", "Conv2d", "16x32x32", "0", "432", "1.7", "0", "442,368"]
@@ -204,7 +204,7 @@ def test_the_door_prints_the_layers_and_the_totals(capsys):
 
 
 def test_the_door_knows_the_classes_of_imagenet(capsys):
-    assert doors.run(summary.main, ["resnet18"]) == 0
+    assert cli.run(summary.main, ["resnet18"]) == 0
     out = capsys.readouterr().out
     assert "input       3x224x224" in out
     assert "parameters  11,689,528" in out
@@ -212,7 +212,7 @@ def test_the_door_knows_the_classes_of_imagenet(capsys):
 
 def test_the_door_takes_input_classes_and_the_twin(capsys):
     arguments = ["resnet18_cifar", "--input", "1", "64", "40", "--num_classes", "7", "--full_precision"]
-    assert doors.run(summary.main, arguments) == 0
+    assert cli.run(summary.main, arguments) == 0
     out = capsys.readouterr().out
     expected = sum(RESNET18_CIFAR[:2]) - 2 * 64 * 9 - 3 * (512 + 1)
     assert "input       1x64x40" in out

@@ -1,7 +1,7 @@
 """Size and cost of a network, layer by layer: 1-bit and 32-bit parameters, memory, binary and full multiply-adds.
 
-    python -m src.models.summary resnet18
-    python -m src.models.summary resnet18_cifar --input 3 64 64 --num_classes 100 --full_precision
+    python -m src.summary resnet18
+    python -m src.summary resnet18_cifar --input 3 64 64 --num_classes 100 --full_precision
 
 Parameters are trainable values alone: the moving statistics of batch norm, and the scale of a binary weight, fold into
 its affine map. Noise modules are absent, as in inference.
@@ -16,12 +16,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src import doors, runtime
-from src.errors import UserError
-from src.models.registry import create_model
+from . import cli, runtime
+from .errors import UserError
+from .models.registry import create_model
 
 CLASSES = {32: 10, 224: 1000}  # of CIFAR-10 and ImageNet, by the size of a network's images
-LARGEST_INPUT = 3 * 1024 * 1024  # values
+MAX_INPUT_VALUES = 3 * 1024 * 1024  # values
 BINARY_PER_FULL = 64  # binary multiply-adds that count as one operation: a 64-bit XNOR and popcount (Bi-Real Net)
 
 
@@ -132,7 +132,7 @@ def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
         input_shape: (C, H, W).
 
     Raises:
-        UserError: the network does not take such an input, or it is larger than `LARGEST_INPUT`.
+        UserError: the network does not take such an input, or it is larger than `MAX_INPUT_VALUES`.
     """
     require_input(input_shape)
     rows: list[Row] = []
@@ -164,10 +164,10 @@ def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
 
 def require_input(shape: tuple[int, int, int]) -> None:
     """UserError unless it is the shape (C, H, W) of an image of a size that can be run here."""
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > LARGEST_INPUT:
+    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_INPUT_VALUES:
         raise UserError(
             f"the input is {' '.join(map(str, shape))}, but must be three numbers of at least 1, C, H and W, with a "
-            f"product of at most {LARGEST_INPUT:,}"
+            f"product of at most {MAX_INPUT_VALUES:,}"
         )
 
 
@@ -203,7 +203,7 @@ def _number(value: float) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = doors.Parser(prog="python -m src.models.summary", description=__doc__)
+    parser = cli.Parser(prog="python -m src.summary", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="of a network: resnet20, vgg_small, resnet18, ...")
     parser.add_argument(
         "--input", nargs=3, type=int, metavar=("C", "H", "W"), help="default: what the network is made for"
@@ -232,4 +232,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(doors.run(main))
+    sys.exit(cli.run(main))

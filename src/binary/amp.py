@@ -4,7 +4,7 @@ from mindspore import nn
 from mindspore._c_expression import MixedPrecisionType
 
 
-class InputPrecision(nn.Cell):
+class NoAutoCast(nn.Cell):
     """A Cell that mixed precision leaves alone: it casts neither its inputs nor its parameters.
 
     The layers around it make its activations float16. Latent weights stay float32 until they are quantized: rounded to

@@ -6,8 +6,8 @@ from argparse import Namespace
 
 import pytest
 
-from scripts.cluster import DEFAULT_PORT, Cluster, at_open_port, find
 from src.errors import UserError
+from src.launch.cluster import DEFAULT_PORT, Cluster, at_open_port, find
 
 LARGER_JOB = {"SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "n[1-4]"}
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.errors import UserError
-from src.files import PARTIAL, locked
+from .errors import UserError
+from .files import PARTIAL, locked
 
 LAST = "last.ckpt"
 LOCK = ".lock"  # is there and locked while a run works in the folder; may be left, unlocked, by one that was killed
@@ -33,7 +33,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: it does not hold a number under each name") from error
+        raise UserError(f"{path} is damaged: it does not lock_run_dir a number under each name") from error
     for row in rows:
         if not all(math.isfinite(row.get(name, math.nan)) for name in ALWAYS):
             raise UserError(f"{path} is damaged: a row lacks one of {', '.join(ALWAYS)}")
@@ -56,7 +56,7 @@ def holds_run(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock_run_dir(folder: Path) -> Iterator[None]:
     """Keeps other runs out of the folder; a process that was killed leaves no lock behind.
 
     Raises:

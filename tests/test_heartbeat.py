@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from src.training import heartbeat
-from src.training.heartbeat import FIRST_SECONDS, LEAST_SECONDS, SAVING_SECONDS, Heartbeat
+from src import heartbeat
+from src.heartbeat import FIRST_SECONDS, MIN_SECONDS, SAVING_SECONDS, Heartbeat
 
 
 class Clock:
@@ -59,7 +59,7 @@ def test_nothing_has_less_than_the_least_limit(clock, limit):
         beat.note("step")
         limits.append(limit())
         clock.seconds += 0.5
-    assert limits == [FIRST_SECONDS, *[LEAST_SECONDS] * 3]
+    assert limits == [FIRST_SECONDS, *[MIN_SECONDS] * 3]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_nothing_has_less_than_the_least_limit(clock, limit):
     [("5", [FIRST_SECONDS, 5.0, SAVING_SECONDS]), ("7200", [7200.0] * 3), ("0", [None] * 3)],
 )
 def test_the_launcher_may_set_the_least_limit_or_none(least, expected, clock, limit, monkeypatch):
-    monkeypatch.setenv(heartbeat.LEAST, least)
+    monkeypatch.setenv(heartbeat.MIN_SECONDS_VARIABLE, least)
     beat, limits = Heartbeat(0), []
     for seconds in (None, None, SAVING_SECONDS):
         beat.note("step", seconds=seconds)

@@ -7,14 +7,14 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
-from pictures import write_tree
 from PIL import Image
 
-import doors as processes
 from src import checkpoints
-from src.config import LARGEST_FILE, load_config
+from src.config import MAX_CONFIG_BYTES, load_config
 from src.models import create_model
 from src.preprocessing import PREPROCESSING
+from tests.helpers import processes
+from tests.helpers.images import write_tree
 
 CIFAR_FILE_BYTES = 10_000 * 3073
 CONFIGS = {
@@ -23,7 +23,7 @@ CONFIGS = {
     "itself.yaml": "network: {options: &a {a: *a}}\n",
     "deep.yaml": "seed: " + 20_000 * "[" + "\n",
     "deep_keys.yaml": "network: {options: " + 150 * "{a: " + "1" + 150 * "}" + "}\n",
-    "huge.yaml": (LARGEST_FILE + 1) * "#",
+    "huge.yaml": (MAX_CONFIG_BYTES + 1) * "#",
     "twice.yaml": "seed: 1\nseed: 2\n",
     "twice_nested.yaml": "optimizer:\n  lr: 0.1\n  lr: 0.2\n",
     "unknown.yaml": "optimizer: {lr: 0.1, wieght_decay: 0}\n",

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn
 from src.binary import schedules
 from src.binary.layers import BinaryLayer
 from src.training.step import TrainStep
-from tests import oracles
+from tests.helpers import oracles
 
 STATISTICS = ("moving_mean", "moving_variance", "gamma", "beta")
 MARGIN = 3e-6  # nearer to 0 a float32 rounding may decide a sign

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.errors import UserError
+from ..errors import UserError
 
 DEFAULT_PORT = 8118  # msrun's own, for several machines, which must agree on one; a single machine takes a free one
 LOOPBACK = "127.0.0.1"
-MOST_WORKERS = 256  # of one machine
+MAX_WORKERS = 256  # of one machine
 
 Variables = Mapping[str, str]
 
@@ -158,8 +158,8 @@ def find(options: Namespace, variables: Variables = os.environ) -> Cluster:
         raise UserError(
             f"--workers is {options.workers}, but must be a multiple of {nodes} machines, such as {possible}"
         )
-    if options.workers // nodes > MOST_WORKERS:
-        raise UserError(f"--workers is {options.workers}, but a machine has at most {MOST_WORKERS}")
+    if options.workers // nodes > MAX_WORKERS:
+        raise UserError(f"--workers is {options.workers}, but a machine has at most {MAX_WORKERS}")
     common = {"timeout": options.timeout, "rank_table": options.rank_table, "devices": devices}
     if nodes == 1:
         if options.node_rank:

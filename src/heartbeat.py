@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 FOLDER = "FDA_BNN_HEARTBEATS"
-LEAST = "FDA_BNN_HANG_SECONDS"  # instead of LEAST_SECONDS; 0: nothing has a limit
+MIN_SECONDS_VARIABLE = "FDA_BNN_HANG_SECONDS"  # instead of MIN_SECONDS; 0: nothing has a limit
 LAUNCH = "FDA_BNN_LAUNCH"  # the launcher's process id, a dash, and what tells its runs apart
 LENGTH = 200  # bytes
-LEAST_SECONDS = 25.0  # that anything may take; after 30 MindSpore's collectives on CPU give up, and blame another
+MIN_SECONDS = 25.0  # that anything may take; after 30 MindSpore's collectives on CPU give up, and blame another
 FIRST_SECONDS = 1800.0  # that the first of a kind may take: a graph compiles
 TIMES_LONGEST = 10  # and so many times what it took at most until now
 SAVING_SECONDS = 600.0  # that the checkpoint, metrics and curves may take: a shared disk can be slow
@@ -33,7 +33,7 @@ class Heartbeat:
     def __init__(self, rank: int):
         folder = os.environ.get(FOLDER)
         self.file = os.open(Path(folder) / str(rank), os.O_WRONLY | os.O_CREAT) if folder else None
-        self.least = float(os.environ.get(LEAST, LEAST_SECONDS))
+        self.least = float(os.environ.get(MIN_SECONDS_VARIABLE, MIN_SECONDS))
         launcher = os.environ.get(LAUNCH)
         self.launcher = int(launcher.partition("-")[0]) if launcher else None
         self.kind: str | None = None

@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scripts.cluster import Cluster
+from .cluster import Cluster
 
 HUNG = 124  # the exit code of timeout(1)
 FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")  # in msrun's log

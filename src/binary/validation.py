@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LARGEST_NUMBER = 3e38  # about float32's
+MAX_NUMBER = 3e38  # about float32's
 
 
 def nearest(word: str, allowed) -> str:
@@ -56,7 +56,7 @@ def require_number(name: str, value: Any) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number that float32 can hold; True is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 def require_options(name: str, value: Any) -> None:

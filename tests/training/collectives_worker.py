@@ -1,7 +1,7 @@
 """One of the workers of test_distribution.py: trains a small binary network and writes what it saw to rank_N.npz.
 
-python distribution_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
-python distribution_worker.py resnet20 OUTPUT_FOLDER           only follows the losses of that network
+python collectives_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
+python collectives_worker.py resnet20 OUTPUT_FOLDER           only follows the losses of that network
 """
 
 import os
@@ -24,7 +24,7 @@ from src.binary.layers import SharedSlopePReLU  # noqa: E402
 from src.data import Dataset  # noqa: E402
 from src.models import create_model  # noqa: E402
 from src.preprocessing import PREPROCESSING  # noqa: E402
-from src.training.distribution import Workers, is_statistic  # noqa: E402
+from src.training.collectives import Collectives, is_statistic  # noqa: E402
 from src.training.evaluation import evaluate  # noqa: E402
 from src.training.step import TrainStep  # noqa: E402
 
@@ -100,7 +100,7 @@ def followed_losses(worker: runtime.Worker, create: Callable[[], nn.Cell] = lamb
         size=worker.size,
     )
     own = [float(step(*batch)[0].asnumpy()) for batch in data.train(epoch=0, stop=FOLLOWED_STEPS)]
-    return Workers(worker).gather(own).mean(0)
+    return Collectives(worker).gather(own).mean(0)
 
 
 def resnet20_losses(worker: runtime.Worker) -> dict[str, np.ndarray]:
@@ -113,7 +113,7 @@ def resnet20_losses(worker: runtime.Worker) -> dict[str, np.ndarray]:
 
 def main(data_folder: str, output_folder: str) -> None:
     worker = runtime.start("CPU", "graph", seed=3, distribute="MS_ROLE" in os.environ)
-    workers = Workers(worker)
+    workers = Collectives(worker)
     if data_folder == "resnet20":
         np.savez(Path(output_folder) / f"rank_{worker.rank}.npz", **resnet20_losses(worker))
         workers.wait()

@@ -2,13 +2,13 @@
 
 import mindspore as ms
 import numpy as np
-import oracles
 import pytest
 from mindspore import Tensor, amp, nn, ops
 
 from src.binary import Binarization
-from src.binary.precision import InputPrecision
+from src.binary.amp import NoAutoCast
 from src.binary.schedules import ScheduledValue
+from tests.helpers import oracles
 
 levels = pytest.mark.parametrize("level", ["O2", "O3"])
 
@@ -25,7 +25,7 @@ class Around(nn.Cell):
         return self.layer(x + 0)  # an operation: in PyNative mode it is these that are made float16
 
 
-class Scheduled(InputPrecision):
+class Scheduled(NoAutoCast):
     """x times a scheduled value, in float32."""
 
     def __init__(self, value: float):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from scripts import watch
-from scripts.watch import Watch
+from src.launch import watchdog
+from src.launch.watchdog import Watch
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def tell(tmp_path) -> Callable[..., None]:
 
 def stop(process: int) -> None:
     os.kill(process, signal.SIGSTOP)
-    while watch.state(process) != "T":
+    while watchdog.state(process) != "T":
         time.sleep(0.01)
 
 
@@ -82,7 +82,7 @@ def test_a_stopped_worker_is_the_cause_when_all_wait(processes, tell, tmp_path):
     ],
 )
 def test_all_are_named_when_all_wait_though_only_the_first_is_late(alone, expected, processes, tell, tmp_path):
-    tell(0, -1 if alone else -1 - watch.OTHERS_SECONDS, waiting=True)
+    tell(0, -1 if alone else -1 - watchdog.OTHERS_SECONDS, waiting=True)
     os.utime(tmp_path / "0", (time.time() - 47,) * 2)
     tell(1, 5, waiting=True)
     assert Watch(tmp_path, alone).hung(processes) == {(0, 1): expected}
@@ -112,20 +112,20 @@ def test_a_single_worker_waits_for_nobody(processes, tell, tmp_path):
 def test_a_worker_that_waits_for_a_disk_is_the_cause_only_if_it_is_late(
     at_the_disk, named, processes, tell, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(watch, "state", lambda process: "D" if process == processes[at_the_disk] else "S")
+    monkeypatch.setattr(watchdog, "state", lambda process: "D" if process == processes[at_the_disk] else "S")
     tell(0, -1, waiting=True)
     tell(1, 5, waiting=True)
     assert list(Watch(tmp_path, alone=True).hung(processes)) == [named]
 
 
 def test_a_worker_that_stays_stopped_is_found_without_any_limit(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "STOPPED_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "STOPPED_SECONDS", 0.2)
     looks = Watch(tmp_path, alone=True)
     stop(processes[0])
     assert looks.hung(processes) == {}
     time.sleep(0.3)
     assert list(looks.hung(processes)) == [(0,)]
     os.kill(processes[0], signal.SIGCONT)
-    while watch.state(processes[0]) == "T":
+    while watchdog.state(processes[0]) == "T":
         time.sleep(0.01)
     assert looks.hung(processes) == {}

@@ -12,12 +12,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.runtime import Worker
+from ..runtime import Worker
 
 PARTS = 3  # float32 numbers of 24 bits each that hold a float64's 53 bits
 
 
-class Workers:
+class Collectives:
     """Collective operations of one of several workers; alone, it agrees with itself."""
 
     def __init__(self, worker: Worker = Worker()):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-import doors as processes
-from src import doors
+from src import cli
 from src.paper import __main__ as paper
 from src.paper import runs
+from tests.helpers import processes
 
 ON_DIGITS = ("--dataset", "digits", "--data.batch_size", "32", "--epochs", "2")
 TABLE2 = ["cifar10_resnet20_dorefa", "cifar10_resnet20_fda_no_noise", "cifar10_resnet20_fda"]
@@ -51,7 +51,7 @@ def calls(root: Path) -> list[str]:
 
 
 def call(output: Path, *argv, name: str = "table2") -> int:
-    return doors.run(paper.main, [name, "--output_dir", str(output), *ON_DIGITS, *argv])
+    return cli.run(paper.main, [name, "--output_dir", str(output), *ON_DIGITS, *argv])
 
 
 def table(output: Path, name: str = "table2") -> list[dict[str, str]]:
@@ -139,12 +139,12 @@ def test_another_budget_in_the_same_folder_is_refused(stand_in, tmp_path, capsys
     call(output)
     assert call(output, "--epochs", "3") == 2
     assert "holds a run with train.epochs 2, but 3 is wanted: choose another --output_dir" in capsys.readouterr().err
-    assert call(output, "--data.workers", "1") == 2
+    assert call(output, "--data.num_parallel_workers", "1") == 2
 
 
 def test_a_run_that_outlived_its_command_is_waited_for(stand_in, tmp_path, capsys):
     output = tmp_path / "out"
-    with runs.hold(output, print) as held:
+    with runs.lock_run_dir(output, print) as held:
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], pass_fds=(held,))
     assert call(output) == 0
     assert orphan.poll() == 0
@@ -185,7 +185,9 @@ def test_a_damaged_table_of_metrics_is_made_again_by_going_on(stand_in, tmp_path
 
 def test_what_differs_from_the_recipe_stands_in_the_title(stand_in, tmp_path):
     output = tmp_path / "out"
-    call(output, "--epochs", "400", "--optimizer.lr", "0.5", "--data_name", "Digits", "--data.workers", "1")
+    call(
+        output, "--epochs", "400", "--optimizer.lr", "0.5", "--data_name", "Digits", "--data.num_parallel_workers", "1"
+    )
     page = (output / "table2.md").read_text()
     assert "Digits, 400 epochs of 44 steps, batch 32, optimizer.lr 0.5, seed 0." in page
     assert "**Not results.** These are not the paper's recipe" in page
@@ -218,14 +220,14 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(stand_in, tmp_path, ca
 
 def test_a_dry_run_needs_no_data(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert doors.run(paper.main, ["table5", "--dry-run", "--data_path", "nowhere"]) == 0
+    assert cli.run(paper.main, ["table5", "--dry-run", "--data_path", "nowhere"]) == 0
     said = capsys.readouterr().out
     assert "nowhere/train is no folder" in said and "imagenet_alexnet_fda" in said
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_of_figure1_writes_nothing(tmp_path):
-    assert doors.run(paper.main, ["figure1", "--dry-run", "--output_dir", str(tmp_path / "out")]) == 0
+    assert cli.run(paper.main, ["figure1", "--dry-run", "--output_dir", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,81 @@
+"""train.py's command line: flags and files become a Config, before MindSpore is imported. The launcher reads it too."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import cli
+from ..config import RESUMABLE, Config, load_config
+from ..errors import UserError
+from ..files import require_writable
+from ..run_dir import CONFIG, LAST, epoch_checkpoints, holds_run
+
+SHORTHANDS = {
+    "--dataset": "data.name",
+    "--data_path": "data.path",
+    "--download": "data.download",
+    "--output_dir": "output_dir",
+    "--epochs": "train.epochs",
+    "--steps_per_epoch": "train.steps_per_epoch",
+    "--seed": "seed",
+    "--device_target": "runtime.device_target",
+    "--mode": "runtime.mode",
+    "--init_checkpoint": "init_checkpoint",
+    "--amp_level": "amp.level",
+    "--keep": "train.keep",
+}
+
+
+def parse(argv: Sequence[str], description: str | None = None) -> tuple[Config, Namespace]:
+    """The config, in which `output_dir` is the run's folder, and the arguments beside it."""
+    parser = cli.Parser(prog="train.py", description=description)
+    parser.add_argument("--config", metavar="FILE", help="a YAML file that names what differs from default_config.yaml")
+    parser.add_argument("--resume", metavar="DIR", help="go on in this run folder, with its config")
+    parser.add_argument(
+        "--from_epoch", metavar="N", type=int, help="with --resume: go back to the end of epoch N, if it was kept"
+    )
+    parser.add_argument("--distribute", action="store_true", help="this is one of several workers that msrun started")
+    parser.add_argument(
+        "--check_data", action="store_true", help="decode all pictures first, not those for testing alone"
+    )
+    cli.add_config_flags(parser, SHORTHANDS)
+    arguments, overrides = cli.parse_config_flags(parser, argv)
+    if arguments.distribute:
+        overrides["runtime.distribute"] = True
+    if arguments.resume:
+        return resumed(Path(arguments.resume), arguments, overrides), arguments
+    if arguments.from_epoch is not None:
+        raise UserError(f"--from_epoch is {arguments.from_epoch}, but goes with --resume DIR alone")
+    config = load_config(arguments.config, overrides)
+    config.require_device_can()
+    require_no_run(Path(config.output_dir))
+    require_writable(Path(config.output_dir))
+    return config, arguments
+
+
+def require_no_run(folder: Path) -> None:
+    if holds_run(folder):
+        raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --output_dir")
+
+
+def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Config:
+    """The config of a run that goes on: its own, but for the keys that may change and the folder, which may have
+    moved."""
+    if not holds_run(folder) or not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no run to resume: {LAST} and {CONFIG} are expected in it")
+    changed = sorted(set(overrides) - RESUMABLE)
+    if arguments.config or changed:
+        what = "--config" if arguments.config else ", ".join(changed)
+        raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
+    kept = epoch_checkpoints(folder)
+    if arguments.from_epoch is not None and arguments.from_epoch not in kept:
+        listed = ", ".join(map(str, kept)) or "none"
+        raise UserError(
+            f"--from_epoch is {arguments.from_epoch}, but {folder} keeps the checkpoints of epochs: {listed}"
+        )
+    require_writable(folder)
+    one_worker = {} if arguments.distribute else {"runtime.distribute": False}
+    config = load_config(folder / CONFIG, {**one_worker, **overrides, "output_dir": str(folder)})
+    config.require_device_can()
+    return config
