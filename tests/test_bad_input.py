@@ -1,5 +1,5 @@
 """The table of bad input: every door, each row for real. A door refuses with a non-zero exit code and one sentence that
-holds the row's texts (the value seen; what is allowed or what to do), without a traceback, at once, leaving nothing.
+holds the row's texts (the value seen; what is allowed or what to do), without a traceback, leaving nothing.
 
 A row is (door, arguments, text, ...). It runs in the folder that `bad_files.write_all` fills, so names such as
 `laughs.yaml` or `truncated.ckpt` are files there. Arguments are a line as in a shell, or a tuple; PORT is a port that
@@ -47,7 +47,6 @@ from src.training.trainer import Trainer
 from tests.helpers import bad_files, processes
 
 ROOT = processes.ROOT
-SECONDS = 60  # a process gets; on an idle machine none here takes a sixth of it
 BYTES = 16 << 30  # of address space; MindSpore alone takes about a quarter of it
 LONG = "x" * 5000
 # What MindSpore may print when an interpreter that held a network ends.
@@ -698,13 +697,13 @@ def test_a_traceback_comes_before_the_sentence_when_asked_for(door, arguments, f
 
 
 def run(door: str, arguments: list, folder: Path) -> subprocess.CompletedProcess:
-    """The finished process, which had `SECONDS` and `BYTES`."""
+    """The finished process, which had at most `BYTES` of memory."""
     return subprocess.run(
         [*PROCESSES[door], *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=processes.PATIENCE,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHON": sys.executable},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES)),
     )

@@ -1,9 +1,6 @@
 """The reckoning of benchmarks/distributed.py against values worked out by hand, and its page against the reckoning."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 from mindspore import nn
@@ -117,10 +114,8 @@ def test_the_page_holds_the_networks_own_numbers(case, capsys):
 
 @pytest.mark.slow
 def test_two_workers_of_a_real_network_are_measured():
-    command = [sys.executable, "benchmarks/distributed.py", "measure", "--batch_size", "2", "--turns", "1"]
-    done = subprocess.run(
-        [*command, "--steps", "1"], cwd=processes.ROOT, env=os.environ, capture_output=True, text=True, timeout=900
-    )
+    options = ("--batch_size", 2, "--turns", 1, "--steps", 1)
+    done = processes.run("benchmarks/distributed.py", "measure", *options, cwd=processes.ROOT)
     assert done.returncode == 0, done.stderr
     row = r"^\| .* \| \d+ \| [\d.,]+ \([\d.,]+-[\d.,]+\) \| [\d.]+ \| [\d.]+ \|$"
     assert len(re.findall(row, done.stdout, re.MULTILINE)) == 5

@@ -62,7 +62,7 @@ def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
         env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=processes.PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", done.stdout).group(1))

@@ -78,7 +78,7 @@ def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
     )
     processes.wait_for(last.exists, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=processes.PATIENCE)
     assert process.returncode == 143, output
     assert "stopped and saved" in output
     (tree / "train/class3").rename(tree / "train/class9")

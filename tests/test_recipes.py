@@ -97,7 +97,6 @@ def test_the_networks_for_imagenet_learn_32_pictures(network, tmp_path):
         *("--network.name", network, "--data_path", tree, "--data.augment", "false", "--data.batch_size", 8),
         *("--epochs", 5, "--loss.label_smoothing", 0, "--optimizer.lr", 0.003, "--output_dir", "run"),
         cwd=tmp_path,
-        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     course = losses(tmp_path / "run")

@@ -47,7 +47,7 @@ def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
     process = processes.start("train.py", *recipe, "--output_dir", interrupted, cwd=tmp_path)
     processes.wait_for(last.exists, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=processes.PATIENCE)
     assert process.returncode == 143, output
     assert "stopped and saved" in output
     assert not (interrupted / "metrics.csv").exists(), "it was stopped within the first epoch, as meant"

@@ -1,4 +1,4 @@
-"""Running the doors as a user does: as processes, in an empty folder."""
+"""Run the programs as a user does: as processes, in an empty folder."""
 
 import os
 import subprocess
@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
+# Seconds that a test waits for a process or an event before it fails. On an idle machine of two cores nothing takes a
+# tenth of it, so that a slow or busy machine does not fail.
+PATIENCE = 3000
 CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 
 
@@ -17,7 +20,7 @@ def command(door: str, *arguments) -> list[str]:
     return [sys.executable, str(ROOT / door), *map(str, arguments)]
 
 
-def run(door: str, *arguments, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess:
+def run(door: str, *arguments, cwd: Path, timeout: float = PATIENCE) -> subprocess.CompletedProcess:
     """The finished process, its output as text."""
     return subprocess.run(command(door, *arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
@@ -28,12 +31,12 @@ def start(door: str, *arguments, cwd: Path) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, process: subprocess.Popen, timeout: float = 240) -> None:
-    """Returns once `condition()` holds; fails if the process ends or the time runs out before."""
+def wait_for(condition, process: subprocess.Popen, timeout: float = PATIENCE) -> None:
+    """Return once `condition()` holds; fail if the process ends or the time runs out first."""
     end = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, f"the process ended with {process.returncode}: {process.communicate()[0]}"
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"the condition did not become true within {timeout:g} s"
         time.sleep(0.02)
 
 

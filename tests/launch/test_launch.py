@@ -28,8 +28,8 @@ from src.launch.cluster import Cluster, at_open_port
 from src.launch.logs import HUNG
 from src.launch.processes import MARK, Launch
 from src.training.collectives import is_statistic
+from tests.helpers.processes import PATIENCE, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 THIN = {"run_standalone_train.sh": "train.py", "run_eval.sh": "eval.py", "run_export.sh": "export.py"}
 DISTRIBUTE = "run_distribute_train.sh"
@@ -44,7 +44,6 @@ TWIN = (
     "--train.save_every_steps",
     "1",
 )
-PATIENCE = 400  # seconds; on an idle machine of two cores nothing here takes a tenth of them
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -150,7 +149,7 @@ def launch(tmp_path) -> Iterator[Callable[..., Launcher]]:
     for each in started:
         for process in [*([each.process.pid] if each.process.poll() is None else []), *each.processes()]:
             os.kill(process, signal.SIGKILL)
-        launcher.process.wait()
+        each.process.wait()
 
 
 @pytest.mark.parametrize(("script", "program"), THIN.items())
@@ -247,7 +246,7 @@ def test_a_worker_that_hangs_is_named_and_all_end(tmp_path, capfd):
     )
     start = time.monotonic()
     assert launch.run() == HUNG
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300  # a minute where nothing else runs
     error = capfd.readouterr().err
     assert re.fullmatch(
         rf"error: worker 1 hangs since \d s \(reading images\); see {tmp_path}/worker_1.log; all workers are ended\n",
@@ -473,7 +472,7 @@ def test_a_machine_that_does_not_come_is_named(tmp_path, capfd):
     cluster = replace(at_open_port(Cluster(2, master_port=0)), nodes=2, timeout=5)
     start = time.monotonic()
     assert fake_run(tmp_path, "init()", cluster, "init()").run() == HUNG
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300  # a minute where nothing else runs
     assert (
         f"at 127.0.0.1:{cluster.master_port} within 5 s (--timeout): machine 1 did not come" in capfd.readouterr().err
     )
@@ -591,7 +590,7 @@ def test_a_worker_that_is_stopped_ends_the_run_and_the_last_checkpoint_resumes(l
     start = time.monotonic()
     os.kill(launcher.workers()["1"], signal.SIGSTOP)
     assert launcher.exit_code() == HUNG
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300  # a minute where nothing else runs
     assert "error: worker 1 is stopped, as by SIGSTOP" in launcher.output()
     step = checkpoints.read(last).state["step"]
     launcher = launch("--resume", "run")

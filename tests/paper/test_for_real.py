@@ -31,7 +31,7 @@ def begin(output: Path, *study) -> subprocess.Popen:
 def kill_in_the_middle(output: Path, *study) -> list[Path]:
     """Kills the command and its run once the second run has a checkpoint; the run folders that are there then."""
     process = begin(output, *study)
-    processes.wait_for(lambda: len(list(output.glob("cells/*/seed0/last.ckpt"))) >= 2, process, timeout=600)
+    processes.wait_for(lambda: len(list(output.glob("cells/*/seed0/last.ckpt"))) >= 2, process)
     process.kill()
     process.wait()
     for folder in output.glob("cells/*/seed0"):
@@ -39,9 +39,9 @@ def kill_in_the_middle(output: Path, *study) -> list[Path]:
     return list(output.glob("cells/*/seed0"))
 
 
-def go_on(output: Path, *study, timeout: float) -> str:
+def go_on(output: Path, *study) -> str:
     process = begin(output, *study, "--resume")
-    said, _ = process.communicate(timeout=timeout)
+    said, _ = process.communicate(timeout=processes.PATIENCE)
     assert process.returncode == 0, said
     return said
 
@@ -55,7 +55,7 @@ def table(file: Path) -> list[dict[str, str]]:
 def test_table2_on_digits_is_killed_and_goes_on(tmp_path):
     output = tmp_path / "out"
     assert len(kill_in_the_middle(output, *TABLE2)) == 2
-    said = go_on(output, *TABLE2, timeout=600)
+    said = go_on(output, *TABLE2)
     assert "seed 0  finished" in said and "[1/3]" not in said
     rows = table(output / "table2.csv")
     assert [row["runs"] for row in rows] == ["1", "1", "1"]
@@ -71,7 +71,7 @@ def test_sigterm_reaches_the_run_which_saves(tmp_path):
     process = begin(output, *TABLE2[:-1], "40")
     processes.wait_for(lambda: any(output.glob("cells/*/seed0/last.ckpt")), process)
     os.kill(process.pid, signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=processes.PATIENCE)
     assert process.returncode == 143, said
     assert "cifar10_resnet20_dorefa is begun: go on with the same command and --resume" in said
     assert "stopped and saved" in (output / "cells/cifar10_resnet20_dorefa/seed0.log").read_text()
@@ -83,7 +83,7 @@ def test_table5_on_200_pictures_is_killed_and_goes_on(tmp_path):
     output = tmp_path / "out"
     study = (*TABLE5, "--data_path", tree, "--data_name", "200 made pictures")
     assert len(kill_in_the_middle(output, *study)) == 2
-    go_on(output, *study, timeout=3000)
+    go_on(output, *study)
     rows = [row for row in table(output / "table5.csv") if row["cell"]]
     assert len(rows) == 11 and {row["runs"] for row in rows} == {"1"}
     assert "200 made pictures, 1 of 256 epochs of 2 steps, batch 8, seed 0." in (output / "table5.md").read_text()

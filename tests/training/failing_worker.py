@@ -20,14 +20,14 @@ def differ(rank: int) -> None:
     """Its first weight is another one from the second epoch on; before the first step MindSpore makes all the same."""
     from src.training import callbacks
 
-    class Speed(callbacks.Speed):
+    class Throughput(callbacks.Throughput):
         def on_epoch_begin(self, trainer) -> None:
             super().on_epoch_begin(trainer)
             if (trainer.collectives.rank, trainer.progress.epoch) == (rank, 1):
                 weight = trainer.experiment.network.trainable_params()[0]
                 weight.set_data(weight + 1e-3)
 
-    callbacks.Speed = Speed
+    callbacks.Throughput = Throughput
 
 
 def hang(rank: int) -> None:
