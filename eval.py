@@ -3,8 +3,9 @@
     python eval.py --checkpoint runs/cifar10/best.ckpt
     python eval.py --ckpt released.ckpt --data_path DIR -b 128         a checkpoint without config: ResNet-20, CIFAR-10
 
-The network comes from the checkpoint's own config where it has one; every config key is a flag that overrides it. The
-loss is smoothed as in the authors' evaluation: 1 - s on the label, s / (K - 1) on each other class.
+The network comes from the checkpoint's own config where it has one; every config key is a flag that overrides it. Two
+losses are printed: the cross-entropy, and one with smoothed labels as in the authors' evaluation (1 - s on the label,
+s / (K - 1) on each other class). In the JSON they are `Loss` and, under the authors' name, `Validation-Loss`.
 """
 
 import json
@@ -30,7 +31,9 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="eval.py", description=__doc__)
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
     parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
-    parser.add_argument("--smoothing", type=float, default=0.1, metavar="S", help="of the loss, in [0, 1); default 0.1")
+    parser.add_argument(
+        "--smoothing", type=float, default=0.1, metavar="S", help="of the smoothed loss, in [0, 1); default 0.1"
+    )
     parser.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="scale images to this size; default: as they are"
     )
@@ -74,11 +77,15 @@ def main(argv: Sequence[str]) -> int:
     print(f"{'class':<14}{'images':>8}{'right':>9}")
     for name, count, right in zip(data.preprocessing.classes, result.counts, result.per_class, strict=False):
         print(f"{name:<14}{count:>8}{right:>9.2%}")
-    print(f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f} (smoothing {arguments.smoothing})")
+    print(
+        f"top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f}, "
+        f"smoothed loss {result.smoothed_loss:.4f} (smoothing {arguments.smoothing})"
+    )
     print(
         json.dumps(
             {
-                "Validation-Loss": result.loss,
+                "Validation-Loss": result.smoothed_loss,  # as the released script has it
+                "Loss": result.loss,
                 "Top1-Acc": result.top1,
                 "Top5-Acc": result.top5,
                 "images": result.images,

@@ -36,7 +36,9 @@ def test_the_released_scripts_flags_work_as_they_are(released, capsys):
         *("--data_path", released / "data", "--ckpt", released / "released.ckpt", "-b", 96),
         *("--num-classes", 10, "--smoothing", 0.1, "--image_size", 32),
     )
-    assert {"Validation-Loss", "Top1-Acc", "Top5-Acc"} <= result.keys()
+    assert {"Validation-Loss", "Loss", "Top1-Acc", "Top5-Acc"} <= result.keys()
+    assert f"loss {result['Loss']:.4f}, smoothed loss {result['Validation-Loss']:.4f} (smoothing 0.1)" in output
+    assert result["Loss"] != result["Validation-Loss"]
     assert result["images"] == 10_000  # the last partial batch of 16 included, which the release drops
     assert 0 <= result["Top1-Acc"] <= result["Top5-Acc"] <= 1
     assert output.count("airplane") == 1 and "truck" in output

@@ -12,13 +12,19 @@ from .collectives import Collectives
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of `images` images: mean loss, and shares in [0, 1] of right answers, in all and for each class.
+    """Losses and accuracy over `images` images; shares are in [0, 1].
 
-    `per_class` is NaN where a class has no image; `counts` are the images of each class.
+    Attributes:
+        loss: mean cross-entropy.
+        smoothed_loss: mean loss with smoothed labels; equal to `loss` if the smoothing is 0.
+        top1, top5: share of images whose label is the first, or among the first five.
+        per_class: top-1 of each class; NaN for a class without images.
+        counts: images of each class.
     """
 
     images: int
     loss: float
+    smoothed_loss: float
     top1: float
     top5: float
     per_class: np.ndarray
@@ -32,19 +38,18 @@ def evaluate(
     smoothing: float = 0.0,
     collectives: Collectives | None = None,
 ) -> Evaluation:
-    """Runs the network in evaluation mode over every batch; a smaller last one is padded, so that one graph serves all.
+    """Run the network in evaluation mode over every batch. A smaller last batch is padded, so one graph is enough.
 
     Args:
         network: (N, C, H, W) to logits (N, num_classes).
-        batches: (images, labels) Tensors; of several workers each has its own part of the images, or none.
-        smoothing: of the loss, as in the released evaluation: 1 - smoothing on the label, smoothing / (K - 1) on each
-            other class. 0 is cross-entropy.
-        collectives: of the workers that share the images; all get the `Evaluation` of all. None: this process alone.
+        batches: (images, labels) Tensors; with several workers each has its own part of the images, or none.
+        smoothing: of `smoothed_loss`, as in the released evaluation: 1 - smoothing on the label,
+            smoothing / (K - 1) on each other class.
+        collectives: of the workers that share the images; all get the `Evaluation` of all images. None: one process.
     """
     was_training = network.training
     network.set_train(False)
-    # By class: images, right answers; then the sum of the losses and the answers among the first five.
-    sums, batch_size = np.zeros(2 * num_classes + 2), None
+    sums, batch_size = np.zeros(2 * num_classes + 3), None
     try:
         for images, labels in batches:
             count = images.shape[0]
@@ -66,27 +71,34 @@ def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothin
 
 
 def _sums(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: float) -> np.ndarray:
-    """Images and right answers of each class, sum of the losses, answers among the first five: float64 (2 K + 2,)."""
-    with np.errstate(invalid="ignore"):  # infinite logits: the loss is no number either
+    """Images and right answers of each class, sums of both losses, answers among the first five: float64 (2 K + 3,)."""
+    with np.errstate(invalid="ignore"):  # infinite logits: the loss is not finite either
         shifted = logits - logits.max(1, keepdims=True)
         log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     rows = np.arange(len(labels))
     other = smoothing / (num_classes - 1) if num_classes > 1 else 0.0
-    loss = -((1 - smoothing - other) * log_probability[rows, labels] + other * log_probability.sum(1))
+    loss = -log_probability[rows, labels]
+    smoothed = (1 - smoothing - other) * loss - other * log_probability.sum(1) if smoothing else loss
     # A label's rank is the number of classes that beat it, ties broken by the lower index.
     own = logits[rows, labels][:, None]
     ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
     rank = np.where(np.isfinite(logits).all(1), ahead.sum(1), logits.shape[1])
     counts = np.bincount(labels, minlength=num_classes)
     right = np.bincount(labels, weights=rank == 0, minlength=num_classes)
-    return np.concatenate([counts, right, [loss.sum(), (rank < 5).sum()]])
+    return np.concatenate([counts, right, [loss.sum(), smoothed.sum(), (rank < 5).sum()]])
 
 
 def _evaluation(sums: np.ndarray, num_classes: int) -> Evaluation:
     counts, right = sums[:num_classes].astype(int), sums[num_classes : 2 * num_classes]
-    loss, top5 = sums[2 * num_classes :]
+    loss, smoothed, top5 = sums[2 * num_classes :]
     images = int(counts.sum())
     per_class = np.divide(right, counts, out=np.full(num_classes, np.nan), where=counts > 0)
     return Evaluation(
-        images, float(loss / images), float(right.sum() / images), float(top5 / images), per_class, counts
+        images=images,
+        loss=float(loss / images),
+        smoothed_loss=float(smoothed / images),
+        top1=float(right.sum() / images),
+        top5=float(top5 / images),
+        per_class=per_class,
+        counts=counts,
     )

@@ -1,4 +1,4 @@
-"""One of the workers of test_distribution.py: trains a small binary network and writes what it saw to rank_N.npz.
+"""One of the workers of test_collectives.py: trains a small binary network and writes what it saw to rank_N.npz.
 
 python collectives_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
 python collectives_worker.py resnet20 OUTPUT_FOLDER           only follows the losses of that network
@@ -113,10 +113,10 @@ def resnet20_losses(worker: runtime.Worker) -> dict[str, np.ndarray]:
 
 def main(data_folder: str, output_folder: str) -> None:
     worker = runtime.start("CPU", "graph", seed=3, distribute="MS_ROLE" in os.environ)
-    workers = Collectives(worker)
+    collectives = Collectives(worker)
     if data_folder == "resnet20":
         np.savez(Path(output_folder) / f"rank_{worker.rank}.npz", **resnet20_losses(worker))
-        workers.wait()
+        collectives.wait()
         return
     whole_shard, data = (
         Dataset("cifar10", data_folder, batch_size=size, augment=False, seed=3, rank=worker.rank, size=worker.size)
@@ -137,24 +137,24 @@ def main(data_folder: str, output_folder: str) -> None:
         step(images, labels)
     found["weights"] = flat(network.trainable_params())
     found["statistics"] = statistics(network)
-    workers.average_statistics(network)
+    collectives.average_statistics(network)
     found["averaged_statistics"] = statistics(network)
     found["signals"] = np.array(
         [
-            workers.agree_on_signal(0),
-            workers.agree_on_signal(15 * worker.rank),
-            workers.agree_on_signal(15 if worker.rank == 0 else 2),
+            collectives.agree_on_signal(0),
+            collectives.agree_on_signal(15 * worker.rank),
+            collectives.agree_on_signal(15 if worker.rank == 0 else 2),
         ]
     )
-    found["gathered"] = workers.gather([np.pi * (worker.rank + 1), 2**53 - 1, 1e-20 / 3, -np.inf, 0])
-    found["outliers"] = np.array(workers.outliers(7 if worker.rank == 1 else 2**40 + 1))
+    found["gathered"] = collectives.gather([np.pi * (worker.rank + 1), 2**53 - 1, 1e-20 / 3, -np.inf, 0])
+    found["outliers"] = np.array(collectives.outliers(7 if worker.rank == 1 else 2**40 + 1))
     found["losses"] = followed_losses(worker)
     test_images = Dataset("cifar10", data_folder, batch_size=300, seed=3, rank=worker.rank, size=worker.size)
-    evaluation = evaluate(network, test_images.test(), 10, workers=workers)
+    evaluation = evaluate(network, test_images.test(), 10, collectives=collectives)
     found["evaluation"] = np.array([evaluation.images, evaluation.top1, evaluation.top5, evaluation.loss])
     found.update({f"final.{parameter.name}": parameter.asnumpy() for parameter in network.get_parameters()})
     np.savez(Path(output_folder) / f"rank_{worker.rank}.npz", **found)
-    workers.wait()
+    collectives.wait()
 
 
 if __name__ == "__main__":

@@ -48,21 +48,24 @@ def test_top_1_top_5_and_classes():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_loss_is_smoothed_as_in_the_release(smoothing):
-    """1 - s on the label, s / (K - 1) on each other class: not s / K on every class."""
-    total = 0.0
+    """1 - s on the label, s / (K - 1) on each other class: not s / K on every class. The plain loss is next to it."""
+    total = plain = 0.0
     for logits, label in zip(LOGITS, LABELS, strict=True):
         log_probability = logits - np.log(np.exp(logits).sum())
         for index in range(CLASSES):
             share = 1 - smoothing if index == label else smoothing / (CLASSES - 1)
             total -= share * log_probability[index]
-    assert summarize(LOGITS, LABELS, CLASSES, smoothing).loss == pytest.approx(total / 4, rel=1e-12)
+        plain -= log_probability[label]
+    result = summarize(LOGITS, LABELS, CLASSES, smoothing)
+    assert result.smoothed_loss == pytest.approx(total / 4, rel=1e-12)
+    assert result.loss == pytest.approx(plain / 4, rel=1e-12)
 
 
 def test_loss_of_one_image_with_ten_classes():
     """Two logits of log 9 and eight of 0: probabilities 9/26 and 1/26."""
     logits = np.log(np.array([[9.0, 9, 1, 1, 1, 1, 1, 1, 1, 1]]))
     expected = -(0.9 * np.log(9 / 26) + 0.1 / 9 * np.log(9 / 26) + 8 * 0.1 / 9 * np.log(1 / 26))
-    assert summarize(logits, np.array([0]), 10, 0.1).loss == pytest.approx(expected, rel=1e-12)
+    assert summarize(logits, np.array([0]), 10, 0.1).smoothed_loss == pytest.approx(expected, rel=1e-12)
 
 
 def test_large_logits_do_not_overflow():
@@ -91,12 +94,9 @@ def test_every_image_counts_whatever_the_batch(mode, size):
     logits, labels = generator.normal(size=(23, CLASSES)), generator.integers(0, CLASSES, 23)
     result = evaluate(Shifted(), batches(logits, labels, size), CLASSES, 0.1)
     expected = summarize(logits.astype(np.float32).astype(np.float64), labels, CLASSES, 0.1)
-    assert (result.images, result.top1, result.top5, result.loss) == (
-        23,
-        expected.top1,
-        expected.top5,
-        pytest.approx(expected.loss, rel=1e-6),
-    )
+    assert (result.images, result.top1, result.top5) == (23, expected.top1, expected.top5)
+    assert result.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert result.smoothed_loss == pytest.approx(expected.smoothed_loss, rel=1e-6)
     np.testing.assert_array_equal(result.per_class, expected.per_class)
 
 
