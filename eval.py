@@ -1,6 +1,6 @@
 """Evaluates a checkpoint on all test images: top-1, top-5, loss, a table of classes, and a last line of JSON.
 
-    python eval.py --checkpoint runs/cifar10/best.ckpt
+    python eval.py --checkpoint runs/latest/best.ckpt
     python eval.py --ckpt released.ckpt --data_path DIR -b 128         a checkpoint without config: ResNet-20, CIFAR-10
 
 The network comes from the checkpoint's own config where it has one; every config key is a flag that overrides it. Two

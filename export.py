@@ -1,6 +1,6 @@
 """Exports a checkpoint for inference: weights binarized to constants, no noise modules, nothing trainable.
 
-    python export.py --checkpoint runs/cifar10/best.ckpt                                MINDIR and ONNX, any batch size
+    python export.py --checkpoint runs/latest/best.ckpt                                MINDIR and ONNX, any batch size
     python export.py --checkpoint FILE --file_format ONNX --batch_size 1 --output exports/resnet20
 
 Each file is read back by its own runtime (MindSpore, onnxruntime) and compared with the network on 500 images; a file

@@ -2,7 +2,7 @@
 
     python train.py --config configs/digits.yaml                 embedded data, minutes on a CPU
     python train.py --data_path DIR                              the paper's CIFAR-10 ResNet-20, 400 epochs
-    python train.py --resume runs/cifar10                        goes on from the run's last checkpoint
+    python train.py --resume runs/latest                         continue the newest run from its last checkpoint
 
 Exit code: 0 trained to the end; 2 bad input or a diverged run; 128 + n stopped by signal n, saved (143: SIGTERM, 130:
 Ctrl-C).
@@ -20,7 +20,6 @@ from src.training.arguments import parse
 
 def main(argv: Sequence[str]) -> int:
     config, arguments = parse(argv, __doc__)
-    run_folder = Path(config.output_dir)
     runtime.prepare_environment()
     worker = runtime.start(config.runtime.device_target, config.runtime.mode, config.seed, config.runtime.distribute)
 
@@ -28,8 +27,8 @@ def main(argv: Sequence[str]) -> int:
 
     with contextlib.ExitStack() as held:
         if worker.rank == 0 and arguments.resume:
-            held.enter_context(lock_run_dir(run_folder))
-        return train(config, arguments, run_folder, worker, held)
+            held.enter_context(lock_run_dir(Path(config.output_dir)))
+        return train(config, arguments, worker, held)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Exports a checkpoint for inference, in the foreground: export.py with the arguments given; its exit code is passed on.
 #
-#     bash scripts/run_export.sh --checkpoint runs/cifar10/best.ckpt --file_format MINDIR --output exported
+#     bash scripts/run_export.sh --checkpoint runs/latest/best.ckpt --file_format MINDIR --output exported
 #
 # All arguments are those of export.py, whose help follows.
 set -euo pipefail

@@ -176,7 +176,7 @@ class TrainSection(Section):
 
 class Config(Section):
     seed: Annotated[Integer, Field(ge=0, le=2**31 - 1)]
-    output_dir: Text
+    output_dir: Text | None
     init_checkpoint: Text | None
     runtime: RuntimeSection
     data: DataSection

@@ -2,13 +2,19 @@
 
 import contextlib
 import csv
+import itertools
 import math
+import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UserError
-from .files import PARTIAL, locked
+from .files import PARTIAL, locked, make_folder
 
+RUNS = Path("runs")  # where runs without an output_dir go
+LATEST = RUNS / "latest"  # a link to the newest run in RUNS
 LAST = "last.ckpt"
 LOCK = ".lock"  # is there and locked while a run works in the folder; may be left, unlocked, by one that was killed
 EPOCH = "epoch_{:04d}.ckpt"  # of the latest epochs; train.keep says how many
@@ -18,6 +24,46 @@ METRICS = "metrics.csv"  # a row an epoch
 CURVES = "curves.png"
 VERSIONS = "versions.txt"
 ALWAYS = ("epoch", "train_loss", "test_top1", "test_top5")  # columns of METRICS that every row has a number in
+
+
+def make_run_dir(network: str, dataset: str) -> Path:
+    """Make a new folder, RUNS/NETWORK-DATASET-YYYYMMDD-HHMMSS, with -2, -3 and so on if that exists.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    make_folder(RUNS)
+    name = f"{network}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        folder = RUNS / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
+        return folder
+    raise AssertionError("unreachable")
+
+
+def link_latest(folder: Path) -> None:
+    """Make LATEST a link to `folder`, if that is in RUNS. A file or folder called LATEST stays, with a warning."""
+    if folder.absolute().parent != RUNS.absolute():
+        return
+    partial = RUNS / f".{LATEST.name}-{os.getpid()}{PARTIAL}"
+    try:
+        if LATEST.exists() and not LATEST.is_symlink():
+            raise FileExistsError(None, "there is something else of that name")
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(folder.name)
+        partial.replace(LATEST)
+    except OSError as error:
+        print(f"warning: {LATEST} cannot link to {folder.name}: {error.strerror}", file=sys.stderr)
+
+
+def resolve_link(folder: Path) -> Path:
+    """The folder that a link such as LATEST means now: a later run may change the link."""
+    return Path(os.path.normpath(folder.parent / folder.readlink())) if folder.is_symlink() else folder
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

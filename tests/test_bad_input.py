@@ -299,6 +299,7 @@ IN_PROCESS = [
     ("train", ("--output_dir", LONG), "cannot use xxx", "File name too long"),
     ("train", "--resume nowhere", "nowhere holds no run to resume: last.ckpt and config.yaml are expected in it"),
     ("train", "--resume file", "file holds no run to resume"),
+    ("train", "--resume run/last.ckpt", "--resume is run/last.ckpt, a file: give the run's folder, --resume run"),
     ("train", "--resume run_without_config", "run_without_config holds no run to resume"),
     (
         "train",

@@ -15,7 +15,7 @@ Ascend with a rank table:
 What would be started where, without starting it:
     bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --master_addr 10.0.0.1 --data_path DIR --dry-run
 On with the last checkpoint, with another number of workers:
-    bash scripts/run_distribute_train.sh --workers 4 --resume runs/cifar10
+    bash scripts/run_distribute_train.sh --workers 4 --resume runs/latest
 
 All arguments beside those below go to train.py; run_standalone_train.sh --help explains them. Each worker takes
 data.batch_size images a step. The first worker of the machine is shown as it runs.
@@ -59,7 +59,9 @@ def main(argv: Sequence[str]) -> int:
         print_commands(clusters.find(options), options.log_dir, command)
         return 0
     cluster = clusters.at_open_port(clusters.find(options))
-    training.parse(command[1:])  # refuses bad input before anything is started
+    config, options_of_train = training.parse(command[1:])  # refuses bad input before anything is started
+    if options_of_train.resume:  # all workers resume in one folder, also if a link to it changes meanwhile
+        command += ["--resume", config.output_dir]
     if cluster.nodes > 1:
         print(cluster.describe(), flush=True)
     log_dir = log_folder(options.log_dir, cluster)

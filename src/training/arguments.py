@@ -9,7 +9,7 @@ from .. import cli
 from ..config import RESUMABLE, Config, load_config
 from ..errors import UserError
 from ..files import require_writable
-from ..run_dir import CONFIG, LAST, epoch_checkpoints, holds_run
+from ..run_dir import CONFIG, LAST, RUNS, epoch_checkpoints, holds_run, resolve_link
 
 SHORTHANDS = {
     "--dataset": "data.name",
@@ -28,7 +28,7 @@ SHORTHANDS = {
 
 
 def parse(argv: Sequence[str], description: str | None = None) -> tuple[Config, Namespace]:
-    """The config, in which `output_dir` is the run's folder, and the arguments beside it."""
+    """The config and the other arguments. When a run is resumed, `output_dir` is its folder."""
     parser = cli.Parser(prog="train.py", description=description)
     parser.add_argument("--config", metavar="FILE", help="a YAML file that names what differs from default_config.yaml")
     parser.add_argument("--resume", metavar="DIR", help="go on in this run folder, with its config")
@@ -49,8 +49,9 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[Config, 
         raise UserError(f"--from_epoch is {arguments.from_epoch}, but goes with --resume DIR alone")
     config = load_config(arguments.config, overrides)
     config.require_device_can()
-    require_no_run(Path(config.output_dir))
-    require_writable(Path(config.output_dir))
+    if config.output_dir is not None:
+        require_no_run(Path(config.output_dir))
+    require_writable(Path(config.output_dir or RUNS))
     return config, arguments
 
 
@@ -62,6 +63,9 @@ def require_no_run(folder: Path) -> None:
 def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Config:
     """The config of a run that goes on: its own, but for the keys that may change and the folder, which may have
     moved."""
+    folder = resolve_link(folder)
+    if folder.is_file() and holds_run(folder.parent):
+        raise UserError(f"--resume is {folder}, a file: give the run's folder, --resume {folder.parent}")
     if not holds_run(folder) or not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds no run to resume: {LAST} and {CONFIG} are expected in it")
     changed = sorted(set(overrides) - RESUMABLE)

@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from .. import checkpoints, cli, runtime
@@ -12,21 +13,29 @@ from ..config import Config
 from ..files import make_folder, write_text
 from ..heartbeat import Heartbeat
 from ..optimizers import base_learning_rate
-from ..run_dir import CONFIG, EPOCH, LAST, VERSIONS, lock_run_dir, remove_partial_files
+from ..run_dir import (
+    CONFIG,
+    EPOCH,
+    LAST,
+    VERSIONS,
+    link_latest,
+    lock_run_dir,
+    make_run_dir,
+    remove_partial_files,
+)
 from . import callbacks
 from .arguments import require_no_run
 from .trainer import Stopped, Trainer
 
 
-def train(
-    config: Config, arguments: Namespace, run_folder: Path, worker: runtime.Worker, held: contextlib.ExitStack
-) -> int:
-    """Builds the experiment, trains it, and returns the exit code; `held` takes the lock of a new run's folder."""
+def train(config: Config, arguments: Namespace, worker: runtime.Worker, held: contextlib.ExitStack) -> int:
+    """Build the experiment, train it, and return the exit code; `held` takes the lock of a new run's folder."""
     heartbeat = Heartbeat(worker.rank)
     heartbeat.note("starting")
     leader = worker.rank == 0
     # Read before anything is built, so that a bad file is known at once.
     checkpoint = initial = None
+    run_folder = Path(config.output_dir or "")
     if arguments.from_epoch is not None:
         checkpoint = checkpoints.read_resumable(run_folder / EPOCH.format(arguments.from_epoch))
     elif arguments.resume:
@@ -46,6 +55,11 @@ def train(
         experiment.data.check()
     elif checkpoint is None:
         experiment.data.check(("test",))  # a broken picture there would end the run after its first epoch
+    if leader and checkpoint is None:
+        # Only worker 0 writes in the folder, so no other worker needs to know its name.
+        run_folder = open_run_dir(config, held)
+        config = config.model_copy(update={"output_dir": str(run_folder)})
+        experiment = replace(experiment, config=config)
     went_back = checkpoint is not None and Path(checkpoint.path) != run_folder / LAST
     trainer = Trainer(
         experiment,
@@ -64,10 +78,6 @@ def train(
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if leader:
-        make_folder(run_folder)
-        if checkpoint is None:
-            held.enter_context(lock_run_dir(run_folder))
-            require_no_run(run_folder)  # another may have begun since the arguments were read
         remove_partial_files(run_folder)
         write_text(run_folder / CONFIG, config.to_yaml())
         versions = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
@@ -87,6 +97,19 @@ def train(
         return 128 + stopped.signal
     trainer.collectives.wait()
     return 0
+
+
+def open_run_dir(config: Config, held: contextlib.ExitStack) -> Path:
+    """The folder of a new run: `output_dir`, or a new one if that is None. It is made, and locked until `held` ends."""
+    if config.output_dir is None:
+        folder = make_run_dir(config.network.name, config.data.name)
+    else:
+        folder = Path(config.output_dir)
+        make_folder(folder)
+    held.enter_context(lock_run_dir(folder))
+    require_no_run(folder)  # another may have begun since the arguments were read
+    link_latest(folder)
+    return folder
 
 
 def opening_words(experiment: experiments.Experiment, run_folder: Path) -> str:
