@@ -167,14 +167,13 @@ def build(name: str, noise: bool):
     Raises:
         UserError: there is none of that name.
     """
+    from src.binary import Binarization
     from src.models import create_model
-    from src.summary import CLASSES
 
     try:
-        size = create_model(name, noise_adaptation=False).image_size
+        return create_model(name, binarization=Binarization(noise_adaptation=noise))
     except ValueError as error:
         raise UserError(str(error)) from error
-    return create_model(name, CLASSES[size], noise_adaptation=noise)
 
 
 def gradient_types(level: str) -> str:

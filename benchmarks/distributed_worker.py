@@ -28,6 +28,7 @@ from mindspore import nn  # noqa: E402
 
 from benchmarks.distributed import build  # noqa: E402
 from src.binary import schedules  # noqa: E402
+from src.models import NETWORKS  # noqa: E402
 from src.optimizers import parameter_groups  # noqa: E402
 from src.training.step import TrainStep  # noqa: E402
 
@@ -44,7 +45,7 @@ def timed(call: Callable[[], ms.Tensor], times: int) -> list[float]:
 
 def main(socket: str, group: str, network_name: str, noise: bool) -> None:
     worker = runtime.start("CPU", distribute=True)
-    network = build(network_name, noise)
+    network, size = build(network_name, noise), NETWORKS[network_name].image_size
     optimizer = nn.Momentum(parameter_groups(network, weight_decay=1e-4, decay_all=True), 0.01, 0.9)
     tables = {"n": np.full(1, 9, np.float32), "alpha": np.full(1, 0.1, np.float32)}
     schedules.attach(network, tables, optimizer.global_step)
@@ -62,7 +63,7 @@ def main(socket: str, group: str, network_name: str, noise: bool) -> None:
         while (order := parent.recv()) is not None:
             what, which, times = order
             if what == "train":
-                shape = (which, 3, network.image_size, network.image_size)
+                shape = (which, 3, size, size)
                 images = ms.Tensor(generator.normal(size=shape).astype(np.float32))
                 labels = ms.Tensor(generator.integers(0, 10, which).astype(np.int32))
                 parent.send(timed(lambda: step(images, labels)[0], times))  # noqa: B023

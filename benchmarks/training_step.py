@@ -18,7 +18,7 @@ from src import cli, runtime  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 VARIANTS = {
-    "full precision": {"binary": False},
+    "full precision": {"estimator": None},
     "clipped_ste": {"estimator": "clipped_ste", "noise_adaptation": False},
     "fda": {"noise_adaptation": False},
     "fda, clip 1": {"estimator_options": {"clip": 1.0}, "noise_adaptation": False},
@@ -44,12 +44,13 @@ def main(argv: Sequence[str]) -> int:
     import numpy as np
     from mindspore import nn
 
-    from src.binary import schedules
-    from src.models import create_model
+    from src.binary import Binarization, schedules
+    from src.binary.validation import lookup
+    from src.models import NETWORKS, create_model
     from src.training.step import TrainStep
 
     try:
-        size = create_model(arguments.network).image_size
+        size = lookup("network", NETWORKS, arguments.network).image_size
     except ValueError as error:
         raise UserError(str(error)) from error
     generator = np.random.default_rng(0)
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     labels = ms.Tensor(generator.integers(0, 10, arguments.batch_size).astype(np.int32))
     steps, networks = {}, {}
     for name, options in VARIANTS.items():
-        network = create_model(arguments.network, **options)
+        network = create_model(arguments.network, 10, binarization=Binarization(**options))
         optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9, weight_decay=1e-4)
         tables = {"n": np.full(1, 9, np.float32), "alpha": np.full(1, 0.1, np.float32)}
         schedules.attach(network, tables, optimizer.global_step)

@@ -7,12 +7,13 @@ import numpy as np
 from mindcv.loss import create_loss
 from mindspore import amp, nn
 
-from .binary import schedules
+from .binary import Binarization, schedules
+from .binary.validation import lookup
 from .checkpoints import Checkpoint, load_network
 from .config import MAX_BATCH, Config
 from .data import Dataset, open_dataset
 from .errors import UserError
-from .models import create_model
+from .models import NETWORKS, create_model
 from .models.registry import sizes_taken, takes_size
 from .optimizers import create_optimizer, learning_rates
 from .preprocessing import Preprocessing, find_preprocessing
@@ -65,45 +66,67 @@ def keep_global_batch(config: Config, checkpoint: Checkpoint, workers: int) -> C
     return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": batch // workers})})
 
 
+def binarization_of(config: Config) -> Binarization:
+    """The options of binarization that the config names.
+
+    Raises:
+        UserError: an unknown name, or an option that an estimator does not have, also with network.binary false.
+    """
+    network = config.network.model_dump(exclude={"name", "options", "binary"})
+    for key in ("estimator_options", "weight_estimator_options"):
+        if "n" in network[key]:  # in training n is a schedule
+            raise UserError("n is no option of an estimator here: set schedules.n.setting, schedules.n.n_p or .n_s")
+    try:
+        binarization = Binarization(
+            **network,
+            noise_adaptation=config.has_noise,
+            noise_options=config.noise.model_dump(exclude={"enabled", "in_forward"}),
+            noise_in_forward=config.noise.in_forward,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return binarization if config.network.binary else Binarization.full_precision(binarization.weight_init)
+
+
+def check_network(config: Config, image_size: int | None = None) -> None:
+    """Check the names that the config gives, and that the network takes images of that size, without building it.
+
+    Args:
+        image_size: height and width of the images; None: those of the data set.
+
+    Raises:
+        UserError: an unknown name or option, or images of a size that the network does not take.
+    """
+    name = config.network.name
+    try:
+        lookup("network", NETWORKS, name)
+        binarization_of(config)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    size = image_size or find_preprocessing(config.data.name).size
+    if not takes_size(name, size):
+        raise UserError(
+            f"{name} takes {sizes_taken(name)}, but images of {config.data.name} are {size}x{size}: choose another "
+            "network.name or data.name"
+        )
+
+
 def build_network(config: Config, num_classes: int, image_size: int | None = None) -> nn.Cell:
     """The network that the config names; `image_size` None: images have the data set's size.
 
     Raises:
-        UserError: a name or option that the registries refuse; a network that does not take images of that size.
+        UserError: as `check_network`; options that the network does not have.
     """
-    for options in (config.network.estimator_options, config.network.weight_estimator_options):
-        if "n" in options:  # which in training is a schedule
-            raise UserError("n is no option of an estimator here: set schedules.n.setting, schedules.n.n_p or .n_s")
+    check_network(config, image_size)
     try:
-        network = create_model(
+        return create_model(
             config.network.name,
             num_classes=num_classes,
+            binarization=binarization_of(config),
             options=config.network.options,
-            binary=config.network.binary,
-            estimator=config.network.estimator,
-            estimator_options=config.network.estimator_options,
-            weight_estimator=config.network.weight_estimator,
-            weight_estimator_options=config.network.weight_estimator_options,
-            weight_quantizer=config.network.weight_quantizer,
-            weight_init=config.network.weight_init,
-            scale_in_gradient=config.network.scale_in_gradient,
-            noise_adaptation=config.has_noise,
-            noise_options={
-                "eta": config.noise.eta,
-                "amplitude": config.noise.amplitude,
-                "reduction": config.noise.reduction,
-            },
-            noise_in_forward=config.noise.in_forward,
         )
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    size = image_size or find_preprocessing(config.data.name).size
-    if not takes_size(network, size):
-        raise UserError(
-            f"{config.network.name} takes images of {sizes_taken(network)}, but those of {config.data.name} are "
-            f"{size}x{size}: choose another network.name or data.name"
-        )
-    return network
 
 
 def preprocessing_of(config: Config, checkpoint: Checkpoint) -> Preprocessing:
@@ -192,6 +215,7 @@ def build_tables(config: Config, steps: int) -> dict[str, np.ndarray]:
 
 def build(config: Config, worker: Worker) -> Experiment:
     """Puts a training run together; wrong names and missing files are reported before anything compiles."""
+    check_network(config)  # before data are looked for
     data = build_data(config, worker)
     network = build_network(config, data.num_classes)
     if config.runtime.sync_batch_norm and worker.size > 1:

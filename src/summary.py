@@ -17,10 +17,11 @@ import numpy as np
 from mindspore import nn
 
 from . import cli, runtime
+from .binary import Binarization
+from .binary.validation import lookup
 from .errors import UserError
-from .models.registry import create_model
+from .models import NETWORKS, create_model
 
-CLASSES = {32: 10, 224: 1000}  # of CIFAR-10 and ImageNet, by the size of a network's images
 MAX_INPUT_VALUES = 3 * 1024 * 1024  # values
 BINARY_PER_FULL = 64  # binary multiply-adds that count as one operation: a 64-bit XNOR and popcount (Bi-Real Net)
 
@@ -208,8 +209,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--input", nargs=3, type=int, metavar=("C", "H", "W"), help="default: what the network is made for"
     )
-    parser.add_argument("--num_classes", type=int, metavar="K", help="default: 10 for 32x32 images, else 1000")
-    parser.add_argument("--full_precision", action="store_true", help="of the fp32 twin")
+    parser.add_argument(
+        "--num_classes", type=int, metavar="K", help="default: 1000 for the networks of ImageNet, else 10"
+    )
+    parser.add_argument("--full_precision", action="store_true", help="the full-precision baseline")
     arguments = parser.parse_args(argv)
     if arguments.input:
         require_input(arguments.input)
@@ -217,17 +220,16 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
     # The package has imported MindSpore by now; what it does not read again, its log level, does not matter here.
     runtime.prepare_environment()
-    options = {"binary": not arguments.full_precision, "noise_adaptation": False}
-    if arguments.input:
-        options["in_channels"] = arguments.input[0]
     try:
-        network = create_model(arguments.name, arguments.num_classes or CLASSES[32], **options)
-        size = network.image_size
-        if arguments.num_classes is None and CLASSES[size] != CLASSES[32]:
-            network = create_model(arguments.name, CLASSES[size], **options)
+        facts = lookup("network", NETWORKS, arguments.name)
+        binarization = Binarization(noise_adaptation=False)
+        if arguments.full_precision:
+            binarization = Binarization.full_precision()
+        shape = tuple(arguments.input or (3, facts.image_size, facts.image_size))
+        network = create_model(arguments.name, arguments.num_classes, shape[0], binarization)
     except ValueError as error:
         raise UserError(str(error)) from error
-    print(summarize(network, tuple(arguments.input or (3, size, size))))
+    print(summarize(network, shape))
     return 0
 
 

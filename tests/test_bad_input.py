@@ -178,7 +178,7 @@ IN_PROCESS = [
         "did you mean",
         "allowed are alexnet",
     ),
-    ("train", f"{ON_DIGITS} --network.name alexnet", "alexnet takes images of 224x224 alone", "digits are 32x32"),
+    ("train", f"{ON_DIGITS} --network.name alexnet", "alexnet takes only 224x224", "digits are 32x32"),
     ("train", f"{ON_DIGITS} --network.options.prelu 1", "unknown option 'prelu'", "allowed: none"),
     ("train", f"{ON_DIGITS} --network.estimator fdaa", "unknown estimator 'fdaa' (did you mean 'fda'?); allowed are"),
     (
@@ -407,7 +407,7 @@ IN_PROCESS = [
     ("summary", "resnet20 --num_classes 0", "--num_classes is 0, but must be at least 1"),
     ("summary", "resnet20 --num_classes 1000000000", "num_classes is 1000000000", "from 1 to 100000"),
     ("summary", "resnet20 --num_classes ten", "--num_classes: invalid int value: 'ten'"),
-    ("summary", "vgg_small --input 3 64 64", "the images are 64x64, but this network takes 32x32 alone"),
+    ("summary", "vgg_small --input 3 64 64", "the images are 64x64, but this network takes only 32x32"),
     ("summary", "resnet18_cifar --input 3 33 33", "does not take an input of 3x33x33", "multiples of 8"),
     # Several workers
     ("distribute", "--workers 0", "--workers is 0, but must be at least 1"),
@@ -559,42 +559,52 @@ CALLS = [
     ),
     (lambda: create_model("resnet20", in_channels=-3), "in_channels is -3, but must be an integer from 1 to 1024"),
     (lambda: create_model("resnet20", pretrained=True), "no pretrained weights for 'resnet20'", "train with train.py"),
-    (lambda: create_model("resnet20", binary="no"), "binary is 'no', but must be True or False"),
+    (lambda: create_model("resnet20", binarization="fda"), "binarization is 'fda', but must be a Binarization"),
     (lambda: create_model("resnet20", options=3), "options is 3, but must be options by their names"),
     (
         lambda: create_model("resnet20", options={"prelu": False}),
         "unknown option 'prelu' of network 'resnet20'; allowed: none",
     ),
     (lambda: create_model("resnet18", options={"prelu": 1}), "prelu is 1, but must be true or false"),
-    (lambda: create_model("resnet20", estimator_options={"omga": 1}), "unknown option 'omga'", "did you mean 'omega'"),
-    (lambda: create_model("resnet20", weight_estimator="sted"), "unknown estimator 'sted'"),
     (
-        lambda: create_model("resnet20", weight_estimator_options={"omega": 1}),
+        lambda: Binarization(estimator_options={"omga": 1}),
+        "unknown option 'omga'",
+        "did you mean 'omega'",
+    ),
+    (lambda: Binarization(weight_estimator="sted"), "unknown estimator 'sted'"),
+    (
+        lambda: Binarization(weight_estimator_options={"omega": 1}),
         "go with a weight_estimator, and there is none",
     ),
-    (lambda: create_model("resnet20", weight_quantizer="xnr", binary=False), "unknown weight quantizer 'xnr'"),
+    (lambda: Binarization(estimator=None, weight_quantizer="xnr"), "unknown weight quantizer 'xnr'"),
     (
-        lambda: create_model("resnet20", weight_init="normal"),
+        lambda: Binarization(weight_init="normal"),
         "unknown weight init 'normal' (did you mean 'he_normal'?)",
     ),
-    (lambda: create_model("resnet20", noise_options={"eta": "sin"}, noise_adaptation=False), "unknown eta 'sin'"),
-    (lambda: create_model("resnet20", noise_options=3), "noise_options is 3, but must be options by their names"),
+    (
+        lambda: Binarization(noise_options={"eta": "sin"}, noise_adaptation=False),
+        "unknown eta 'sin'",
+    ),
+    (
+        lambda: Binarization(noise_options=3),
+        "noise_options is 3, but must be options by their names",
+    ),
     (lambda: mindspore_hub_conf.create_network("resnet"), "unknown network 'resnet'", "allowed are alexnet"),
     (
         lambda: mindspore_hub_conf.create_network("resnet20", num_classes=-1),
         "num_classes is -1, but must be an integer from 1 to 100000",
     ),
     (
-        lambda: summarize(create_model("resnet20", binary=False), (1, 32, 32)),
+        lambda: summarize(create_model("resnet20", binarization=Binarization.full_precision()), (1, 32, 32)),
         "the network does not take an input of 1x32x32",
     ),
     (
-        lambda: summarize(create_model("resnet20", binary=False), (3, 10**5, 10**5)),
+        lambda: summarize(create_model("resnet20", binarization=Binarization.full_precision()), (3, 10**5, 10**5)),
         "the input is 3 100000 100000",
         "product",
     ),
     (
-        lambda: summarize(create_model("resnet20", binary=False), (32, 32)),
+        lambda: summarize(create_model("resnet20", binarization=Binarization.full_precision()), (32, 32)),
         "the input is 32 32, but must be three numbers",
     ),
 ]

@@ -77,8 +77,8 @@ def own(tmp_path) -> tuple[Path, nn.Cell]:
 
 @pytest.mark.parametrize("slope", ["a", "w"])
 def test_the_released_layout_loads_in_both_spellings(tmp_path, slope):
-    network = create_model("resnet20", noise_adaptation=False)
-    released = values(scrambled(create_model("resnet20", noise_adaptation=False)))
+    network = create_model("resnet20", binarization=Binarization(noise_adaptation=False))
+    released = values(scrambled(create_model("resnet20", binarization=Binarization(noise_adaptation=False))))
     spelled = {
         name.removesuffix(".a") + f".{slope}" if name.endswith(".a") else name: value
         for name, value in released.items()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.binary import create_estimator, schedules
+from src.binary import Binarization, create_estimator, schedules
 from src.binary.estimators import ESTIMATORS
 from src.models import create_model
 from tests.helpers import processes
@@ -47,7 +47,7 @@ def test_an_estimator_is_one_class_and_one_line(gaussian, mode):
     np.testing.assert_allclose(got, np.sqrt(2 / np.pi) * np.exp(-0.5 * t.astype(np.float64) ** 2), atol=1e-6)
     with pytest.raises(ValueError, match="unknown option 'smax'.*did you mean 's_max'"):
         create_estimator(gaussian, smax=2)
-    network = create_model("resnet20", estimator=gaussian, noise_adaptation=False)
+    network = create_model("resnet20", binarization=Binarization(estimator=gaussian, noise_adaptation=False))
     step = ms.Parameter(Tensor([0], ms.int32))
     followed = schedules.attach(network, {}, step, steps=3)
     np.testing.assert_allclose(followed["s"], [1, np.sqrt(0.2), 0.2], rtol=1e-6)

@@ -7,6 +7,7 @@ import mindspore as ms
 import pytest
 
 from src import cli
+from src.binary import Binarization
 from src.models import create_model
 from tests.helpers import processes
 
@@ -18,7 +19,7 @@ def released(tmp_path_factory):
     """A folder with a checkpoint as MindSpore 1.3 wrote it (no config, slopes named `a`), and CIFAR-10 test files."""
     folder = tmp_path_factory.mktemp("released")
     ms.set_seed(1)
-    network = create_model("resnet20", estimator="ste", noise_adaptation=False)
+    network = create_model("resnet20", binarization=Binarization(estimator="ste", noise_adaptation=False))
     ms.save_checkpoint(network, str(folder / "released.ckpt"))
     processes.write_cifar10(folder / "data", ["test_batch.bin"], "cifar-10-verify-bin")
     return folder

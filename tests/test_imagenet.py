@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from src import cli
+from src.binary import Binarization
 from src.models import create_model
 from tests.helpers import processes
 from tests.helpers.images import write_tree
@@ -142,18 +143,23 @@ def test_a_network_of_fixed_size_refuses_other_images(capsys, tmp_path):
     tree = write_tree(tmp_path, train=4, test=4)
     for_cifar = ("--dataset", "imagenet", "--data_path", tree, "--network.name", "vgg_small", "--data.batch_size", 4)
     message = refused(capsys, train, *for_cifar)
-    assert "vgg_small takes images of 32x32 alone, but those of imagenet are 224x224" in message
+    assert "vgg_small takes only 32x32, but images of imagenet are 224x224" in message
 
 
 def test_evaluation_at_a_size_that_the_network_does_not_take_is_refused(capsys, tmp_path):
-    ms.save_checkpoint(create_model("vgg_small", binary=False), str(tmp_path / "vgg.ckpt"))
+    ms.save_checkpoint(
+        create_model("vgg_small", binarization=Binarization.full_precision()), str(tmp_path / "vgg.ckpt")
+    )
     options = ("--network.name", "vgg_small", "--network.binary", "false", "--dataset", "digits", "--image_size", 64)
     message = refused(capsys, evaluation, "--checkpoint", tmp_path / "vgg.ckpt", *options)
-    assert "vgg_small takes images of 32x32 alone, but those of digits are 64x64" in message
+    assert "vgg_small takes only 32x32, but images of digits are 64x64" in message
 
 
 def test_a_foreign_checkpoint_takes_the_folders_classes(trained, capsys, tmp_path):
-    ms.save_checkpoint(create_model("resnet20", num_classes=4, binary=False), str(tmp_path / "foreign.ckpt"))
+    ms.save_checkpoint(
+        create_model("resnet20", num_classes=4, binarization=Binarization.full_precision()),
+        str(tmp_path / "foreign.ckpt"),
+    )
     Image.new("RGB", (50, 300)).save(trained / "tree/val/class0/narrow.JPEG")
     argv = ["--checkpoint", tmp_path / "foreign.ckpt", *NETWORK, "--data_path", trained / "tree"]
     assert cli.run(evaluation.main, [str(argument) for argument in argv]) == 0

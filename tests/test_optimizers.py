@@ -16,11 +16,13 @@ def config(**overrides):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"noise_adaptation": False}, {"binary": False}], ids=["noise", "no noise", "fp32 twin"]
+    "binarization",
+    [Binarization(), Binarization(noise_adaptation=False), Binarization.full_precision()],
+    ids=["noise", "no noise", "full precision"],
 )
 @pytest.mark.parametrize("decay_all", [True, False])
-def test_every_trainable_parameter_is_in_exactly_one_group(options, decay_all):
-    network = create_model("resnet20", **options)
+def test_every_trainable_parameter_is_in_exactly_one_group(binarization, decay_all):
+    network = create_model("resnet20", binarization=binarization)
     groups = parameter_groups(network, 1e-4, decay_all)
     names = [parameter.name for group in groups for parameter in group["params"]]
     assert sorted(names) == sorted(parameter.name for parameter in network.trainable_params())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.binary import BinaryLayer, schedules
+from src.binary import Binarization, BinaryLayer, schedules
 from src.config import load_config
 from src.experiment import build, build_network
 from src.models import NETWORKS, create_model
@@ -44,8 +44,8 @@ def test_every_recipe_builds_its_network(file):
 @pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"resnet20", "vgg_small"}))  # they have tests of their own
 def test_every_network_takes_a_step(name):
     """In PyNative mode, which spares the compilation, and without noise; the slow tests have graph mode and noise."""
-    network = create_model(name, noise_adaptation=False)
-    size = 32 if takes_size(network, 32) else network.image_size
+    network = create_model(name, binarization=Binarization(noise_adaptation=False))
+    size = 32 if takes_size(name, 32) else NETWORKS[name].image_size
     optimizer = nn.Momentum(network.trainable_params(), 0.01, 0.9)
     schedules.attach(network, {"n": np.array([9], np.float32)}, optimizer.global_step)
     before = network.linear.weight.asnumpy().copy()

@@ -8,6 +8,7 @@ import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
 from src import cli, summary
+from src.binary import Binarization
 from src.errors import UserError
 from src.models import create_model
 from src.summary import Row, summarize
@@ -75,9 +76,10 @@ COUNTS = {
 
 
 @cache
-def of(name: str, **options) -> summary.Summary:
+def of(name: str, binary: bool = True) -> summary.Summary:
     size, num_classes, _ = COUNTS[name]
-    network = create_model(name, num_classes=num_classes, noise_adaptation=False, **options)
+    binarization = Binarization(noise_adaptation=False) if binary else Binarization.full_precision()
+    network = create_model(name, num_classes, binarization=binarization)
     return summarize(network, (3, size, size))
 
 
@@ -169,17 +171,17 @@ def test_noise_modules_are_not_counted_in_evaluation():
 
 def test_the_execution_mode_is_the_same_afterwards(mode):
     before = ms.get_context("mode")
-    network = create_model("vgg_small", noise_adaptation=False)
+    network = create_model("vgg_small", binarization=Binarization(noise_adaptation=False))
     first = summarize(network, (3, 32, 32))
     assert ms.get_context("mode") == before
-    with pytest.raises(UserError, match="does not take an input of 3x64x64: the images are 64x64, .* 32x32 alone"):
+    with pytest.raises(UserError, match="does not take an input of 3x64x64: the images are 64x64, .* only 32x32"):
         summarize(network, (3, 64, 64))
     assert ms.get_context("mode") == before
     assert summarize(network, (3, 32, 32)) == first
 
 
 def test_no_hook_is_left_behind(monkeypatch):
-    network = create_model("vgg_small", noise_adaptation=False)
+    network = create_model("vgg_small", binarization=Binarization(noise_adaptation=False))
     summarize(network, (3, 32, 32))
     with pytest.raises(UserError):
         summarize(network, (3, 64, 64))

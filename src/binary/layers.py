@@ -15,8 +15,8 @@ from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeNormal, HeUniform, Initializer, initializer
 
 from .amp import NoAutoCast
-from .estimators import create_estimator
-from .noise_adaptation import AnnealedNoise, NoiseAdaptation
+from .estimators import ESTIMATORS, create_estimator
+from .noise_adaptation import ETAS, AnnealedNoise, NoiseAdaptation
 from .quantizers import WEIGHT_QUANTIZERS, SignActivation
 from .validation import build, lookup, require, require_integer, require_options
 
@@ -158,9 +158,25 @@ class SharedSlopePReLU(nn.Cell):
 
 @dataclass(frozen=True)
 class Binarization:
-    """Which estimators, weight quantizer and noise the binary layers of a network have; makes those layers.
+    """All options of binarization: estimators, weight quantizer, noise. Makes the layers that have them.
 
-    `estimator=None` makes full-precision layers. `weight_estimator=None`: the weights' is the activations'.
+    The config becomes one of these (`experiment.binarization_of`), `create_model` takes it, and a network asks it for
+    its layers. `Binarization.full_precision()` makes full-precision layers.
+
+    Args:
+        estimator: name of the surrogate gradient of sign, for activations and weights; None: full precision.
+        estimator_options: its options, for example {"omega": 0.1, "clip": 1.0}.
+        weight_estimator: name of another one for weights; None: the same, with the same options.
+        weight_estimator_options: its options.
+        weight_quantizer: name of the weight quantizer: "sign", "dorefa", "xnor" or "libra".
+        weight_init: how convolutions and binary linear layers start: "uniform" or "he_normal". Also in full precision.
+        scale_in_gradient: whether the weight's scale multiplies its gradient; None: as the quantizer's source does.
+        noise_adaptation: whether binary layers get noise modules.
+        noise_options: options of `NoiseAdaptation`, for example {"eta": "sine"}.
+        noise_in_forward: True: Eq. 14; False: Algorithm 1.
+
+    Raises:
+        ValueError: an unknown name, an unknown option of an estimator, or a value outside its range.
     """
 
     estimator: str | None = "fda"
@@ -179,10 +195,29 @@ class Binarization:
             require_options(name, getattr(self, name))
         for name in ("noise_adaptation", "noise_in_forward"):
             require(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+        lookup("weight quantizer", WEIGHT_QUANTIZERS, self.weight_quantizer)
+        lookup("weight init", WEIGHT_INITS, self.weight_init)
+        lookup("eta", ETAS, self.noise_options.get("eta", "sine"))
+        if self.weight_estimator_options and self.weight_estimator is None:
+            raise ValueError(
+                f"weight_estimator_options {dict(self.weight_estimator_options)} go with a weight_estimator, and there "
+                "is none: weights use the estimator of the activations with the same options"
+            )
+        for estimator, options in (
+            (self.estimator, self.estimator_options),
+            (self.weight_estimator, self.weight_estimator_options),
+        ):
+            if estimator is not None:
+                build("estimator", ESTIMATORS, estimator, options)
+
+    @classmethod
+    def full_precision(cls, weight_init: str = "uniform") -> "Binarization":
+        """The options of a full-precision baseline: no estimator, no quantizers, no noise."""
+        return cls(estimator=None, noise_adaptation=False, weight_init=weight_init)
 
     @property
     def binary(self) -> bool:
-        """Whether the layers are binary; False: those of a full-precision twin."""
+        """Whether the layers are binary; False: those of a full-precision baseline."""
         return self.estimator is not None
 
     def conv(
@@ -208,11 +243,6 @@ class Binarization:
         if not self.binary:
             return None, None, self.weight_init
         own = self.weight_estimator is not None
-        if self.weight_estimator_options and not own:
-            raise ValueError(
-                f"weight_estimator_options {dict(self.weight_estimator_options)} go with a weight_estimator, and there "
-                "is none: the weights' is the activations' with the same options"
-            )
         weight = build(
             "weight quantizer",
             WEIGHT_QUANTIZERS,

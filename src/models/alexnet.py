@@ -13,6 +13,7 @@ from ..binary import Binarization
 from ..binary.layers import create_weight_init
 from .registry import register, require_size
 
+IMAGE_SIZE = 224  # no other: the linear layers see every position
 FIRST = 96  # channels of the full-precision convolution
 CONVOLUTIONS = (  # channels, kernel, groups, and how a 3x3 max-pool of stride 2 pads, if one follows
     (256, 5, 2, "same"),
@@ -41,9 +42,6 @@ class Layer(nn.Cell):
 
 class AlexNet(nn.Cell):
     """(N, in_channels, 224, 224) to (N, num_classes)."""
-
-    image_size = 224
-    size_step = None  # the linear layers see every position
 
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
@@ -74,11 +72,11 @@ class AlexNet(nn.Cell):
         self.linear = nn.Dense(width, num_classes)
 
     def construct(self, x):
-        require_size(self, x)
+        require_size(x, IMAGE_SIZE)
         x = self.convolutions(self.activation1(self.conv1(x)))
         return self.linear(self.linears(self.flatten(x)))
 
 
-@register
+@register(image_size=IMAGE_SIZE, num_classes=1000)
 def alexnet(num_classes: int, in_channels: int, binarization: Binarization) -> AlexNet:
     return AlexNet(num_classes, in_channels, binarization)

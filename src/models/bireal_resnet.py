@@ -16,6 +16,9 @@ from ..binary.validation import require
 from .registry import register, require_size
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of the first block
+# Image size, and the number that other sizes are multiples of: shortcuts and convolutions halve the rest differently.
+SMALL_IMAGES = (32, 8)
+LARGE_IMAGES = (224, 32)
 DEPTHS = {18: (4, 4, 4, 4), 34: (6, 8, 12, 6)}  # binary convolutions of each stage
 
 
@@ -78,8 +81,7 @@ class BiRealResNet(nn.Cell):
     ):
         require(isinstance(prelu, bool), "prelu", prelu, "true or false")
         super().__init__()
-        self.image_size = 32 if small_images else 224
-        self.size_step = 8 if small_images else 32  # shortcuts and convolutions halve other sizes differently
+        self.image_size, self.size_multiple = SMALL_IMAGES if small_images else LARGE_IMAGES
         channels = STAGES[0][0]
         kernel_size, stride = (3, 1) if small_images else (7, 2)
         self.conv1 = full_precision_conv(in_channels, channels, kernel_size, stride, binarization.weight_init)
@@ -96,23 +98,23 @@ class BiRealResNet(nn.Cell):
         self.linear = nn.Dense(channels, num_classes)
 
     def construct(self, x):
-        require_size(self, x)
+        require_size(x, self.image_size, self.size_multiple)
         x = self.pool(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = ops.ReduceMean()(x, (2, 3))  # without a ReLU before it, as in Bi-Real's public code
         return self.linear(x)
 
 
-@register
+@register(image_size=LARGE_IMAGES[0], size_multiple=LARGE_IMAGES[1], num_classes=1000)
 def resnet18(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
     return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[18], False, prelu)
 
 
-@register
+@register(image_size=LARGE_IMAGES[0], size_multiple=LARGE_IMAGES[1], num_classes=1000)
 def resnet34(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
     return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[34], False, prelu)
 
 
-@register
+@register(image_size=SMALL_IMAGES[0], size_multiple=SMALL_IMAGES[1], num_classes=10)
 def resnet18_cifar(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
     return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[18], True, prelu)

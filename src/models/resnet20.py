@@ -50,9 +50,6 @@ class Block(nn.Cell):
 class ResNet20(nn.Cell):
     """(N, in_channels, 32, 32) to (N, num_classes). Parameter names are those of the released checkpoint."""
 
-    image_size = 32
-    size_step = 1
-
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
         self.conv1 = nn.Conv2d(
@@ -75,6 +72,6 @@ class ResNet20(nn.Cell):
         return self.linear(x)
 
 
-@register
+@register(image_size=32, size_multiple=1, num_classes=10)
 def resnet20(num_classes: int, in_channels: int, binarization: Binarization) -> ResNet20:
     return ResNet20(num_classes, in_channels, binarization)

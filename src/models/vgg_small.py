@@ -14,6 +14,7 @@ from ..binary import Binarization
 from ..binary.layers import create_weight_init
 from .registry import register, require_size
 
+IMAGE_SIZE = 32  # no other: the linear layer sees every position
 FIRST = 128  # channels of the full-precision convolution
 LAYERS = ((128, True), (256, False), (256, True), (512, False), (512, True))  # channels, and whether a pool follows
 
@@ -39,9 +40,6 @@ class Layer(nn.Cell):
 class VGGSmall(nn.Cell):
     """(N, in_channels, 32, 32) to (N, num_classes)."""
 
-    image_size = 32
-    size_step = None  # the linear layer sees every position
-
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
         first = nn.Conv2d(
@@ -56,10 +54,10 @@ class VGGSmall(nn.Cell):
         self.linear = nn.Dense(channels * 4 * 4, num_classes)
 
     def construct(self, x):
-        require_size(self, x)
+        require_size(x, IMAGE_SIZE)
         return self.linear(self.flatten(self.layers(x)))
 
 
-@register
+@register(image_size=IMAGE_SIZE, num_classes=10)
 def vgg_small(num_classes: int, in_channels: int, binarization: Binarization) -> VGGSmall:
     return VGGSmall(num_classes, in_channels, binarization)

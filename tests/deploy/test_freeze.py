@@ -77,6 +77,6 @@ def test_nothing_of_the_training_is_left_and_the_original_is_untouched():
 
 
 def test_the_full_precision_twin_freezes_to_itself():
-    network = create_model("resnet20", binary=False)
+    network = create_model("resnet20", binarization=Binarization.full_precision())
     images = ms.Tensor(np.ones((1, 3, 32, 32), np.float32))
     np.testing.assert_array_equal(freeze(network)(images).asnumpy(), network(images).asnumpy())

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn
 from PIL import Image
 
 from src import checkpoints
+from src.binary import Binarization
 from src.config import MAX_CONFIG_BYTES, load_config
 from src.models import create_model
 from src.preprocessing import PREPROCESSING
@@ -69,7 +70,7 @@ def write_all(folder: Path) -> Path:
 
 def write_checkpoints(folder: Path) -> None:
     """`sound.ckpt` of a full-precision ResNet-20 on digits, and what can be wrong with one."""
-    network = create_model("resnet20", binary=False)
+    network = create_model("resnet20", binarization=Binarization.full_precision())
     optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
     config = load_config(overrides={"data.name": "digits", "network.binary": False}).model_dump()
     sound = folder / "sound.ckpt"
@@ -89,7 +90,10 @@ def write_checkpoints(folder: Path) -> None:
     (folder / "folder.ckpt").mkdir()
     (folder / "loop.ckpt").symlink_to("loop.ckpt")
     (folder / "dangling.ckpt").symlink_to("nowhere.ckpt")
-    ms.save_checkpoint(create_model("resnet20", num_classes=7, binary=False), str(folder / "other_classes.ckpt"))
+    ms.save_checkpoint(
+        create_model("resnet20", num_classes=7, binarization=Binarization.full_precision()),
+        str(folder / "other_classes.ckpt"),
+    )
     weight = {"name": "layers.0.conv.weight", "data": Tensor(np.zeros(9, np.float32))}
     ms.save_checkpoint([weight], str(folder / "other_network.ckpt"))
     for name, text in {"foreign_texts.ckpt": "resnet", "foreign_config.ckpt": '{"depth": 20}'}.items():

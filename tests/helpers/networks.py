@@ -4,13 +4,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from src.binary import Binarization
 from src.models import create_model
 
 
 def lively_network(**options) -> nn.Cell:
-    """A ResNet-20 whose statistics and signs of gamma are not those of a fresh one."""
+    """A ResNet-20 with these options of `Binarization`; its statistics and signs of gamma are not a fresh one's."""
     ms.set_seed(0)
-    network = create_model("resnet20", **options)
+    network = create_model("resnet20", binarization=Binarization(**options))
     generator = np.random.default_rng(0)
     draws = {
         "gamma": lambda shape: generator.normal(0.2, 1, shape),  # negative ones among them

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from src.binary import Binarization
 from src.models import create_model
 from tests.helpers import network_checks as checks
 from tests.helpers import oracles
@@ -49,12 +50,12 @@ class Oracle(checks.NumpyNetwork):
 
 @pytest.fixture(scope="module")
 def network() -> nn.Cell:
-    return create_model("alexnet", noise_adaptation=False)
+    return create_model("alexnet", 10, binarization=Binarization(noise_adaptation=False))
 
 
 @pytest.fixture(scope="module")
 def twin() -> nn.Cell:
-    return create_model("alexnet", binary=False)
+    return create_model("alexnet", 10, binarization=Binarization.full_precision())
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_it_has_this_many_parameters(network):
 
 
 def test_all_but_the_first_and_the_last_layer_are_binary(twin):
-    network = create_model("alexnet")
+    network = create_model("alexnet", 10)
     assert checks.binary_layers(network) == BINARY
     assert checks.full_precision_layers(network) == {"conv1", "linear"}
     assert checks.shapes(network).keys() - layout().keys() == checks.noise_names(BINARY)
@@ -97,7 +98,7 @@ def test_all_but_the_first_and_the_last_layer_are_binary(twin):
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (227, 227), (224, 256)])
 def test_another_size_is_refused_naming_both(network, height, width):
     """Of 227x227 images too the convolutions would leave 6x6 positions."""
-    with pytest.raises(ValueError, match=f"the images are {height}x{width}, but this network takes 224x224 alone"):
+    with pytest.raises(ValueError, match=f"the images are {height}x{width}, but this network takes only 224x224"):
         network(Tensor(np.zeros((1, 3, height, width), np.float32)))
 
 
@@ -113,7 +114,12 @@ def test_negative_values_reach_every_sign_but_none_the_last_layer(network, twin)
 
 
 def test_classes_channels_and_initial_values():
-    network = create_model("alexnet", num_classes=7, in_channels=1, noise_adaptation=False, weight_init="he_normal")
+    network = create_model(
+        "alexnet",
+        num_classes=7,
+        in_channels=1,
+        binarization=Binarization(noise_adaptation=False, weight_init="he_normal"),
+    )
     assert checks.shapes(network)["conv1.weight"] == (96, 1, 12, 12)
     assert checks.shapes(network)["linear.weight"] == (7, 4096)
     checks.assert_initial_values(network, variance=2)
@@ -122,4 +128,4 @@ def test_classes_channels_and_initial_values():
 
 @pytest.mark.slow
 def test_every_parameter_learns():
-    checks.assert_every_parameter_learns(create_model("alexnet"), 224)
+    checks.assert_every_parameter_learns(create_model("alexnet", 10), 224)

@@ -92,23 +92,33 @@ def test_logits_against_numpy(name, size, binary, prelu, execution):
     generator = np.random.default_rng(0)
     weights = checks.random_weights(layout(name, prelu=prelu), generator)
     x = generator.normal(size=(2, 3, size, size)).astype(np.float32)
-    network = create_model(name, options={"prelu": prelu}, binary=binary, noise_adaptation=False)
+    network = create_model(
+        name,
+        10,
+        options={"prelu": prelu},
+        binarization=Binarization(noise_adaptation=False) if binary else Binarization.full_precision(),
+    )
     checks.assert_logits(network, Oracle(name, weights, binary, prelu), x, execution)
 
 
 @every_network
 def test_names_and_shapes_are_those_of_the_layout(name):
-    assert checks.shapes(create_model(name, noise_adaptation=False)) == layout(name)
+    assert checks.shapes(create_model(name, 10, binarization=Binarization(noise_adaptation=False))) == layout(name)
 
 
 @every_network
 def test_the_twin_has_the_same_parameters(name):
-    assert checks.shapes(create_model(name, binary=False)) == layout(name)
+    assert checks.shapes(create_model(name, 10, binarization=Binarization.full_precision())) == layout(name)
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_without_prelu_there_are_no_slopes(binary):
-    network = create_model("resnet18_cifar", options={"prelu": False}, binary=binary, noise_adaptation=False)
+    network = create_model(
+        "resnet18_cifar",
+        10,
+        options={"prelu": False},
+        binarization=Binarization(noise_adaptation=False) if binary else Binarization.full_precision(),
+    )
     assert checks.shapes(network) == layout("resnet18_cifar", prelu=False)
 
 
@@ -116,7 +126,7 @@ def test_without_prelu_there_are_no_slopes(binary):
 @every_network
 def test_prelu_is_true_or_false(name, value):
     with pytest.raises(ValueError, match=f"prelu is {value!r}, but must be true or false"):
-        create_model(name, options={"prelu": value})
+        create_model(name, 10, options={"prelu": value})
 
 
 def test_resnet18_has_this_many_parameters():
@@ -127,7 +137,7 @@ def test_resnet18_has_this_many_parameters():
     batch_norms = 2 * 4 * (64 + 128 + 256 + 512)
     shortcuts = 64 * 128 + 128 * 256 + 256 * 512 + 2 * (128 + 256 + 512)
     linear = 512 * 1000 + 1000
-    network = create_model("resnet18", num_classes=1000, noise_adaptation=False)
+    network = create_model("resnet18", num_classes=1000, binarization=Binarization(noise_adaptation=False))
     assert checks.trainable_size(network) == binary + stem + batch_norms + shortcuts + linear + 16 == 11_689_528
 
 
@@ -139,18 +149,20 @@ def test_resnet34_has_this_many_parameters():
     batch_norms = 2 * (6 * 64 + 8 * 128 + 12 * 256 + 6 * 512)
     shortcuts = 64 * 128 + 128 * 256 + 256 * 512 + 2 * (128 + 256 + 512)
     linear = 512 * 1000 + 1000
-    network = create_model("resnet34", num_classes=1000, noise_adaptation=False)
+    network = create_model("resnet34", num_classes=1000, binarization=Binarization(noise_adaptation=False))
     assert checks.trainable_size(network) == binary + stem + batch_norms + shortcuts + linear + 32 == 21_797_704
 
 
 def test_the_cifar_network_differs_in_its_stem_alone():
     expected = {**layout("resnet18"), "conv1.weight": (64, 3, 3, 3)}
-    assert checks.shapes(create_model("resnet18_cifar", noise_adaptation=False)) == expected
+    assert (
+        checks.shapes(create_model("resnet18_cifar", 10, binarization=Binarization(noise_adaptation=False))) == expected
+    )
 
 
 @every_network
 def test_the_3x3_convolutions_of_the_blocks_are_binary(name):
-    network = create_model(name)
+    network = create_model(name, 10)
     assert checks.binary_layers(network) == binary_names(name)
     assert len(checks.binary_layers(network)) == {"resnet18": 16, "resnet34": 32, "resnet18_cifar": 16}[name]
     assert checks.full_precision_layers(network) == {"conv1", "linear", *SHORTCUTS}
@@ -158,7 +170,7 @@ def test_the_3x3_convolutions_of_the_blocks_are_binary(name):
 
 
 def test_no_layer_of_the_twin_is_binary():
-    assert checks.binary_layers(create_model("resnet18", binary=False)) == set()
+    assert checks.binary_layers(create_model("resnet18", 10, binarization=Binarization.full_precision())) == set()
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -168,7 +180,12 @@ def test_a_block_whose_batch_norm_gives_zero_is_its_shortcut(binary):
     for block in blocks(name):
         weights[f"{block}.bn.gamma"][:] = 0
         weights[f"{block}.bn.beta"][:] = 0
-    network, oracle = create_model(name, binary=binary, noise_adaptation=False), Oracle(name, weights, binary, True)
+    network, oracle = (
+        create_model(
+            name, 10, binarization=Binarization(noise_adaptation=False) if binary else Binarization.full_precision()
+        ),
+        Oracle(name, weights, binary, True),
+    )
     checks.put(network, weights)
     cells = dict(network.cells_and_names())
     for block in blocks(name):
@@ -182,7 +199,7 @@ def test_a_block_whose_batch_norm_gives_zero_is_its_shortcut(binary):
 
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 64), ("resnet18_cifar", 32)])
 def test_num_classes_and_in_channels(name, size):
-    network = create_model(name, num_classes=7, in_channels=1, noise_adaptation=False)
+    network = create_model(name, num_classes=7, in_channels=1, binarization=Binarization(noise_adaptation=False))
     logits = checks.run(network, np.zeros((3, 1, size, size), np.float32))
     assert logits.shape == (3, 7)
     assert checks.shapes(network)["conv1.weight"][1] == 1
@@ -191,7 +208,9 @@ def test_num_classes_and_in_channels(name, size):
 @pytest.mark.parametrize(("weight_init", "variance"), [("uniform", 1 / 3), ("he_normal", 2)])
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_cifar"])
 def test_initial_values(name, weight_init, variance):
-    checks.assert_initial_values(create_model(name, noise_adaptation=False, weight_init=weight_init), variance)
+    checks.assert_initial_values(
+        create_model(name, 10, binarization=Binarization(noise_adaptation=False, weight_init=weight_init)), variance
+    )
 
 
 def test_every_parameter_of_a_shallow_network_learns():
@@ -202,4 +221,4 @@ def test_every_parameter_of_a_shallow_network_learns():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("resnet18_cifar", 32), ("resnet18", 64), ("resnet34", 64)])
 def test_every_parameter_learns(name, size):
-    checks.assert_every_parameter_learns(create_model(name), size)
+    checks.assert_every_parameter_learns(create_model(name, 10), size)

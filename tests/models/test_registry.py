@@ -5,6 +5,7 @@ import pytest
 from mindspore import nn
 
 import mindspore_hub_conf
+from src.binary import Binarization
 from src.models import NETWORKS, create_model
 
 DOORS = {
@@ -21,7 +22,7 @@ def shapes(network: nn.Cell) -> dict[str, tuple[int, ...]]:
 
 @every_door
 def test_classes_channels_and_options_arrive(create):
-    network = create(num_classes=7, in_channels=1, noise_adaptation=False)
+    network = create(num_classes=7, in_channels=1, binarization=Binarization(noise_adaptation=False))
     assert shapes(network)["linear.weight"] == (7, 64)
     assert shapes(network)["conv1.weight"] == (16, 1, 3, 3)
     assert not any(".noise." in name for name in shapes(network))

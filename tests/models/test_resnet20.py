@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from src.binary import Binarization
 from src.models import create_model
 from tests.helpers import oracles
 
@@ -96,7 +97,9 @@ def test_logits_against_numpy(binary, execution):
     weights, x = random_weights(generator), generator.normal(size=(6, 3, 32, 32)).astype(np.float32)
     oracle = Oracle(weights, binary)
     expected = oracle(x)
-    network = create_model("resnet20", binary=binary, noise_adaptation=False)
+    network = create_model(
+        "resnet20", binarization=Binarization(noise_adaptation=False) if binary else Binarization.full_precision()
+    )
     put(network, weights)
     ms.set_context(mode=execution)
     got = network(Tensor(x)).asnumpy()
@@ -108,7 +111,7 @@ def test_logits_against_numpy(binary, execution):
 
 
 def test_names_and_shapes_are_those_of_the_release():
-    network = create_model("resnet20", noise_adaptation=False)
+    network = create_model("resnet20", binarization=Binarization(noise_adaptation=False))
     shapes = {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()}
     assert shapes == released_shapes()
     assert len(shapes) == 115
@@ -123,12 +126,12 @@ def test_noise_modules_add_their_own_parameters_alone():
 
 
 def test_the_twin_has_the_same_parameters():
-    twin = create_model("resnet20", binary=False)
+    twin = create_model("resnet20", binarization=Binarization.full_precision())
     assert {parameter.name: tuple(parameter.shape) for parameter in twin.get_parameters()} == released_shapes()
 
 
 def test_num_classes_and_in_channels():
-    network = create_model("resnet20", num_classes=7, in_channels=1, noise_adaptation=False)
+    network = create_model("resnet20", num_classes=7, in_channels=1, binarization=Binarization(noise_adaptation=False))
     shapes = {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()}
     assert shapes["conv1.weight"] == (16, 1, 3, 3)
     assert shapes["linear.weight"] == (7, 64)
@@ -137,7 +140,7 @@ def test_num_classes_and_in_channels():
 @pytest.mark.parametrize(("weight_init", "variance"), [("uniform", 1 / 3), ("he_normal", 2)])
 def test_initial_values(weight_init, variance):
     """`variance` times the fan in, of every convolution, the first one included."""
-    network = create_model("resnet20", noise_adaptation=False, weight_init=weight_init)
+    network = create_model("resnet20", binarization=Binarization(noise_adaptation=False, weight_init=weight_init))
     values = {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
     for name, array in values.items():
         if name.endswith(".a"):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from src.binary import Binarization
 from src.models import create_model
 from tests.helpers import network_checks as checks
 from tests.helpers import oracles
@@ -43,11 +44,18 @@ def test_logits_against_numpy(binary, execution):
     generator = np.random.default_rng(0)
     oracle = Oracle(checks.random_weights(layout(), generator), binary)
     x = generator.normal(size=(2, 3, 32, 32)).astype(np.float32)
-    checks.assert_logits(create_model("vgg_small", binary=binary, noise_adaptation=False), oracle, x, execution)
+    checks.assert_logits(
+        create_model(
+            "vgg_small", binarization=Binarization(noise_adaptation=False) if binary else Binarization.full_precision()
+        ),
+        oracle,
+        x,
+        execution,
+    )
 
 
 def test_parameters_are_those_of_the_layout():
-    network = create_model("vgg_small", noise_adaptation=False)
+    network = create_model("vgg_small", binarization=Binarization(noise_adaptation=False))
     assert checks.shapes(network) == layout()
     binary = (128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512) * 9
     full = 3 * 128 * 9 + 2 * (128 + 128 + 256 + 256 + 512 + 512) + 8192 * 10 + 10
@@ -55,7 +63,7 @@ def test_parameters_are_those_of_the_layout():
 
 
 def test_the_twin_has_the_same_parameters():
-    assert checks.shapes(create_model("vgg_small", binary=False)) == layout()
+    assert checks.shapes(create_model("vgg_small", binarization=Binarization.full_precision())) == layout()
 
 
 def test_noise_modules_add_their_own_parameters_alone():
@@ -66,7 +74,7 @@ def test_all_but_the_first_and_the_last_layer_are_binary():
     network = create_model("vgg_small")
     assert checks.binary_layers(network) == BINARY
     assert checks.full_precision_layers(network) == {"layers.0.conv", "linear"}
-    assert checks.binary_layers(create_model("vgg_small", binary=False)) == set()
+    assert checks.binary_layers(create_model("vgg_small", binarization=Binarization.full_precision())) == set()
 
 
 def test_every_sign_reads_values_within_one():
@@ -76,7 +84,7 @@ def test_every_sign_reads_values_within_one():
 
 
 def test_num_classes_and_in_channels():
-    network = create_model("vgg_small", num_classes=7, in_channels=1, noise_adaptation=False)
+    network = create_model("vgg_small", num_classes=7, in_channels=1, binarization=Binarization(noise_adaptation=False))
     assert checks.shapes(network)["layers.0.conv.weight"] == (128, 1, 3, 3)
     assert checks.shapes(network)["linear.weight"] == (7, 8192)
     logits = checks.run(network, np.zeros((3, 1, 32, 32), np.float32))
@@ -85,14 +93,14 @@ def test_num_classes_and_in_channels():
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 28)])
 def test_another_size_is_refused_naming_both(mode, height, width):
-    network = create_model("vgg_small", noise_adaptation=False)
-    with pytest.raises(ValueError, match=f"the images are {height}x{width}, but this network takes 32x32 alone"):
+    network = create_model("vgg_small", binarization=Binarization(noise_adaptation=False))
+    with pytest.raises(ValueError, match=f"the images are {height}x{width}, but this network takes only 32x32"):
         network(Tensor(np.zeros((1, 3, height, width), np.float32)))
 
 
 @pytest.mark.parametrize(("weight_init", "variance"), [("uniform", 1 / 3), ("he_normal", 2)])
 def test_initial_values(weight_init, variance):
-    network = create_model("vgg_small", noise_adaptation=False, weight_init=weight_init)
+    network = create_model("vgg_small", binarization=Binarization(noise_adaptation=False, weight_init=weight_init))
     checks.assert_initial_values(network, variance)
 
 

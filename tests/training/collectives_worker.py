@@ -106,8 +106,12 @@ def followed_losses(worker: runtime.Worker, create: Callable[[], nn.Cell] = lamb
 def resnet20_losses(worker: runtime.Worker) -> dict[str, np.ndarray]:
     """Those of the real network's full-precision twin, and of the binary one without noise modules."""
     return {
-        "twin": followed_losses(worker, lambda: create_model("resnet20", num_classes=10, binary=False)),
-        "binary": followed_losses(worker, lambda: create_model("resnet20", num_classes=10, noise_adaptation=False)),
+        "twin": followed_losses(
+            worker, lambda: create_model("resnet20", num_classes=10, binarization=Binarization.full_precision())
+        ),
+        "binary": followed_losses(
+            worker, lambda: create_model("resnet20", num_classes=10, binarization=Binarization(noise_adaptation=False))
+        ),
     }
 
 
