@@ -1,55 +1,53 @@
-"""Exports a checkpoint for inference: weights binarized to constants, no noise modules, nothing trainable.
+"""Export a checkpoint for inference: weights binarized to constants, no noise modules, nothing trainable.
 
     python export.py --checkpoint runs/latest/best.ckpt                                MINDIR and ONNX, any batch size
     python export.py --checkpoint FILE --file_format ONNX --batch_size 1 --output exports/resnet20
 
 Each file is read back by its own runtime (MindSpore, onnxruntime) and compared with the network on 500 images; a file
-that does not agree is not left behind. Beside it stands a JSON with layout, size, mean, std and class names. AIR needs
-an Ascend host; ALL is every format that this host can write.
+that does not agree is deleted. A JSON next to it gives layout, size, mean, std and class names. AIR needs an Ascend
+host; ALL is every format that this host can write.
 """
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from src import cli, runtime
 from src.config import load_config
+from src.deploy import formats
+from src.deploy.export_process import run_export_job
 from src.errors import UserError
 from src.files import require_writable
 
 MAX_BATCH = 1024  # the file is tried with one such batch
-FORMATS = ("MINDIR", "ONNX", "AIR", "ALL")
 SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target"}
 
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="export.py", description=__doc__)
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
-    parser.add_argument("--file_format", choices=FORMATS, default="ALL", help="default: ALL")
+    parser.add_argument(
+        "--file_format", choices=[*formats.FORMATS, formats.ALL], default=formats.ALL, help=f"default: {formats.ALL}"
+    )
     parser.add_argument("--batch_size", default="dynamic", metavar="N|dynamic", help="images a call; default: dynamic")
-    parser.add_argument("--output", metavar="PATH", help="of the file, without suffix; default: beside the checkpoint")
+    parser.add_argument(
+        "--output", metavar="PATH", help="the file without suffix; default: the checkpoint's name in its folder"
+    )
     parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
     cli.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
-    load_config(overrides=overrides)  # refuses bad values before any process is started
+    config = load_config(overrides=overrides)  # refuses bad values before a process is started
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num-classes is {arguments.num_classes}, but must be at least 1")
     checkpoint = Path(arguments.checkpoint)
     if not checkpoint.is_file():
         raise UserError(f"the checkpoint {checkpoint} does not exist")
     batch_size = parse_batch_size(arguments.batch_size)
-    on_ascend = overrides.get("runtime.device_target") == "Ascend"
-    formats = [arguments.file_format]
-    if arguments.file_format == "ALL":
-        formats = ["MINDIR", "ONNX", *(["AIR"] if on_ascend and batch_size else [])]
+    file_formats = formats.select(arguments.file_format, config.runtime.device_target, batch_size)
     output = Path(arguments.output) if arguments.output else checkpoint.with_suffix("")
     require_writable(output.parent)
     runtime.prepare_environment()
-    search_path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]))
-    for file_format in formats:
+    for file_format in file_formats:
         request = {
             "checkpoint": str(checkpoint),
             "overrides": overrides,
@@ -58,18 +56,13 @@ def main(argv: Sequence[str]) -> int:
             "batch_size": batch_size,
             "output": str(output),
         }
-        traceback = ["--traceback"] if arguments.traceback else []
-        child = subprocess.run(
-            [sys.executable, "-m", "src.deploy.export_job", json.dumps(request), *traceback],
-            env={**os.environ, "PYTHONPATH": search_path},
-        )
-        if child.returncode:
-            return child.returncode
+        if exit_code := run_export_job(request, arguments.traceback):
+            return exit_code
     return 0
 
 
 def parse_batch_size(text: str) -> int | None:
-    """The number, or None for dynamic."""
+    """Return the number, or None for dynamic."""
     if text == "dynamic":
         return None
     if not text.isdecimal() or len(text) > len(str(MAX_BATCH)) or not 1 <= int(text) <= MAX_BATCH:

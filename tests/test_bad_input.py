@@ -456,7 +456,7 @@ AS_PROCESS = [
     (
         "export",
         "--checkpoint sound.ckpt --file_format AIR --batch_size 1 --output out/net",
-        "AIR files can be written on a host with Ascend alone",
+        "AIR files can be written only on a host with Ascend",
     ),
     ("export", "--checkpoint other_classes.ckpt --dataset digits --file_format ONNX", "does not fit this network"),
     ("paper", "table6", "invalid choice: 'table6'"),

@@ -1,1 +1,1 @@
-"""From a trained network to files that ship. Importing this package imports no MindSpore; its modules may."""
+"""From a trained network to files that ship. Importing this package imports no MindSpore; some of its modules do."""

@@ -1,7 +1,7 @@
-"""One export in a process of its own: read, freeze, write beside the place, verify, rename.
+"""One export in a process of its own: read, freeze, write, verify, rename.
 
-`export.py` starts it once a format, because MindSpore cannot write two ONNX files in one process. Its one argument is
-the request as JSON; the keys are the arguments of `run`.
+`export_process` starts it once for each format. Its one argument is the request as JSON; the keys are the arguments of
+`run`.
 """
 
 import json
@@ -19,13 +19,14 @@ from .. import checkpoints, cli, experiment, runtime
 from ..config import Config, load_config
 from ..data import open_dataset
 from ..errors import UserError
+from ..files import make_folder, write_atomically, write_text
 from ..preprocessing import Preprocessing, find_preprocessing
-from .formats import DYNAMIC, EXPORTERS, SUFFIXES, require_air
+from .formats import FORMATS
 from .freeze import freeze
-from .verification import LOADERS, compare
+from .verification import compare
 
 VERIFIED_IMAGES = 500
-VERIFICATION_BATCH = 20  # where the file takes any; at 224x224, all values before signs of a batch are 0.3 GB
+VERIFICATION_BATCH = 20  # if the file takes any; at 224x224, all values before signs of a batch are 0.3 GB
 
 
 def run(
@@ -36,56 +37,52 @@ def run(
     batch_size: int | None,
     output: str,
 ) -> None:
-    """Exports a checkpoint to `output` (without suffix) and writes its description beside; says what was compared.
+    """Export a checkpoint to `output` plus suffix, write its description next to it and print what was compared.
 
     Args:
         overrides: dotted config keys.
         num_classes: None: those of the data set.
-        file_format: one of `EXPORTERS`.
+        file_format: a name in `FORMATS`.
         batch_size: None: dynamic.
 
     Raises:
-        UserError: the checkpoint cannot be read, the format not written, or the file does not agree with the network;
-            then no file is left.
+        UserError: the checkpoint cannot be read, the format cannot be written, or the file does not agree with the
+            network. Then no file is left.
     """
     trained = checkpoints.read(checkpoint)
     config = load_config(trained.config, overrides)
     runtime.start(config.runtime.device_target, "graph", config.seed)
     network = freeze(experiment.trained_network(config, trained, num_classes))
     preprocessing = experiment.preprocessing_of(config, trained)
-    target = Path(output + SUFFIXES[file_format])
+    target = Path(output + FORMATS[file_format].suffix)
     shape = (3, preprocessing.size, preprocessing.size)
-    if file_format == "AIR":
-        require_air(batch_size)  # before a folder is made for it
+    if target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; choose another --output")
+    make_folder(target.parent)
     try:
-        if target.is_dir():
-            raise UserError(f"cannot write {target}: it is a folder; choose another --output")
-        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-            written = Path(folder) / target.name
-            EXPORTERS[file_format](network, shape, batch_size, written)
-            verified = verify(network, config, file_format, batch_size, written)
-            description = Path(folder) / "description.json"
-            description.write_text(
-                json.dumps(describe(config, preprocessing, file_format, batch_size, target.name), indent=2)
-            )
-            os.replace(written, target)
-            os.replace(description, target.with_name(target.name + ".json"))
+            unverified = Path(folder) / target.name
+            FORMATS[file_format].export(network, shape, batch_size, unverified)
+            verified = verify(network, config, file_format, batch_size, unverified)
+            write_atomically(target, lambda partial: os.replace(unverified, partial))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    description = describe(config, preprocessing, file_format, batch_size, target.name)
+    write_text(target.with_name(target.name + ".json"), json.dumps(description, indent=2))
     print(f"{target}: {target.stat().st_size / 1024:.0f} KiB; {verified}")
 
 
 def verify(network: nn.Cell, config: Config, file_format: str, batch_size: int | None, path: Path) -> str:
-    """Reads the file back in its own runtime and compares it with the network; a sentence of what was found."""
-    if file_format not in LOADERS:
+    """Load the file into its own runtime, compare it with the network and return a sentence about the result."""
+    load = FORMATS[file_format].load
+    if load is None:
         return "not read back: no runtime for it here"
     images, source = verification_images(config)
-    return f"{compare(network, LOADERS[file_format](path), images, batch_size or VERIFICATION_BATCH)} ({source})"
+    return f"{compare(network, load(path), images, batch_size or VERIFICATION_BATCH)} ({source})"
 
 
 def verification_images(config: Config) -> tuple[np.ndarray, str]:
-    """At least 500 normalised images (N, 3, H, W) of the config's test set, else of digits, and which set it was."""
+    """Return 500 normalised images (N, 3, H, W) and their source: the config's test set, filled up from digits."""
     try:
         test_set = experiment.build_data(config, splits=("test",))
     except UserError:
@@ -112,7 +109,7 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
 def describe(
     config: Config, preprocessing: Preprocessing, file_format: str, batch_size: int | None, name: str
 ) -> dict[str, Any]:
-    """What a user of the file must know, as plain data."""
+    """Return what a user of the file must know, as plain data."""
     return {
         "file": name,
         "format": file_format,
@@ -121,7 +118,7 @@ def describe(
         "input": {
             "name": "images",
             "dtype": "float32",
-            "shape": ["dynamic" if batch_size is DYNAMIC else batch_size, 3, preprocessing.size, preprocessing.size],
+            "shape": [batch_size or "dynamic", 3, preprocessing.size, preprocessing.size],
         },
         "output": {"name": "logits", "dtype": "float32"},
         "mindspore": ms.__version__,

@@ -1,93 +1,77 @@
-"""Export formats: each writes a frozen network to a file. MINDIR and AIR for Ascend inference, ONNX for the rest."""
+"""The export formats, one line each. Reading this table imports no MindSpore and no runtime; using a line does."""
 
-from pathlib import Path
-
-import mindspore as ms
-import numpy as np
-from mindspore import nn
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 
 from ..errors import UserError
 
-SUFFIXES = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
-DYNAMIC = None  # as a batch size
+ALL = "ALL"  # every format that can be written here
 
 
-def export_mindir(network: nn.Cell, input_shape: tuple[int, int, int], batch_size: int | None, path: Path) -> None:
-    """MindSpore's own format; a dynamic batch is part of the graph."""
-    example = ms.Tensor(shape=[batch_size, *input_shape], dtype=ms.float32)
-    ms.export(network, example, file_name=str(path), file_format="MINDIR")
-    path.chmod(0o644)  # MindSpore leaves it readable by its owner alone
+@dataclass(frozen=True)
+class Format:
+    """One export format.
 
-
-def export_onnx(network: nn.Cell, input_shape: tuple[int, int, int], batch_size: int | None, path: Path) -> None:
-    """ONNX, input `images`, output `logits`.
-
-    MindSpore exports fixed shapes alone; a dynamic batch is set afterwards, which holds for networks whose operations
-    treat images separately. A second ONNX export in one process fails inside MindSpore: call this once a process.
+    `module`, in this folder, has `export(network, input_shape, batch_size, path)` and, if a runtime here can read the
+    file back, `load(path)`, which returns an `ExportedModel`.
     """
-    import onnx
 
-    example = ms.Tensor(np.zeros((batch_size or 1, *input_shape), np.float32))
-    ms.export(network, example, file_name=str(path), file_format="ONNX")
-    path.chmod(0o644)
-    model = onnx.load(str(path))
-    _rename(model, model.graph.input[0], "images")
-    _rename(model, model.graph.output[0], "logits")
-    if batch_size is DYNAMIC:
-        for value in (model.graph.input[0], model.graph.output[0]):
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        _free_batch(model)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    module: str
+    suffix: str
+    device: str | None = None  # the only device target on which MindSpore writes it; None: any
+    fixed_batch: bool = False  # whether it needs a batch size
+
+    @property
+    def export(self) -> Callable:
+        """The function that writes a file."""
+        return self._imported.export
+
+    @property
+    def load(self) -> Callable | None:
+        """The function that reads a file back; None if nothing here can."""
+        return getattr(self._imported, "load", None)
+
+    @property
+    def _imported(self) -> ModuleType:
+        return importlib.import_module(f".{self.module}", __package__)
 
 
-def export_air(network: nn.Cell, input_shape: tuple[int, int, int], batch_size: int | None, path: Path) -> None:
-    """Ascend's offline format, which MindSpore writes on an Ascend host alone.
+FORMATS = {
+    "MINDIR": Format("mindir", ".mindir"),
+    "ONNX": Format("onnx", ".onnx"),
+    "AIR": Format("air", ".air", device="Ascend", fixed_batch=True),
+}
+
+
+def select(name: str, device_target: str, batch_size: int | None) -> list[str]:
+    """Return the formats that `name` stands for: itself, or for `ALL` every format that can be written.
+
+    Args:
+        name: a name in `FORMATS`, or `ALL`.
+        device_target: CPU, GPU or Ascend.
+        batch_size: None: dynamic.
 
     Raises:
-        UserError: not on Ascend, or a dynamic batch, which the format does not have here.
+        UserError: the named format cannot be written on that device or with that batch size.
     """
-    require_air(batch_size)
-    example = ms.Tensor(np.zeros((batch_size, *input_shape), np.float32))
-    ms.export(network, example, file_name=str(path), file_format="AIR")
+    if name == ALL:
+        return [name for name in FORMATS if _obstacle(name, device_target, batch_size) is None]
+    obstacle = _obstacle(name, device_target, batch_size)
+    if obstacle is not None:
+        raise UserError(obstacle)
+    return [name]
 
 
-def require_air(batch_size: int | None) -> None:
-    """UserError unless AIR can be written here with that batch size."""
-    if not on_ascend():
-        raise UserError(
-            "AIR files can be written on a host with Ascend alone (--device_target Ascend); "
-            "export MINDIR here and convert it there"
+def _obstacle(name: str, device_target: str, batch_size: int | None) -> str | None:
+    """Return why a format cannot be written, or None."""
+    wanted = FORMATS[name]
+    if wanted.device not in (None, device_target):
+        return (
+            f"{name} files can be written only on a host with {wanted.device} (--device_target {wanted.device}), and "
+            f"runtime.device_target is {device_target}: export MINDIR here and convert it there"
         )
-    if batch_size is DYNAMIC:
-        raise UserError("AIR needs a fixed --batch_size")
-
-
-EXPORTERS = {"MINDIR": export_mindir, "ONNX": export_onnx, "AIR": export_air}
-
-
-def on_ascend() -> bool:
-    """Whether this process runs on an Ascend device."""
-    return ms.get_context("device_target") == "Ascend"
-
-
-def _free_batch(model) -> None:
-    """Lets the Reshape nodes that surround a BatchNorm1d keep any batch; the exporter wrote the example's."""
-    from onnx import numpy_helper
-
-    constants = {node.output[0]: node.attribute[0] for node in model.graph.node if node.op_type == "Constant"}
-    for node in model.graph.node:
-        if node.op_type == "Reshape":
-            shape = numpy_helper.to_array(constants[node.input[1]].t).copy()
-            shape[0] = 0  # as the input has it
-            constants[node.input[1]].t.CopyFrom(numpy_helper.from_array(shape))
-
-
-def _rename(model, value, name: str) -> None:
-    """Gives an input or output of an ONNX graph another name, wherever it is used."""
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for position, used in enumerate(names):
-                if used == value.name:
-                    names[position] = name
-    value.name = name
+    if wanted.fixed_batch and batch_size is None:
+        return f"{name} has no dynamic batch: give a number as --batch_size"
+    return None

@@ -3,6 +3,7 @@
 import copy
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn
 
 from ..binary import BinaryLayer, sign
@@ -16,28 +17,57 @@ class InputSign(nn.Cell):
 
 
 class FrozenLayer(nn.Cell):
-    """What a `BinaryConv2d` or `BinaryDense` computes in evaluation, with its quantized weight as a constant.
+    """Compute what a `BinaryConv2d` or `BinaryDense` computes in evaluation, with its quantized weight as a constant.
 
-    A binary weight holds exactly +s and -s, s being one number a layer or a filter; a full-precision layer keeps its
-    weight.
+    A binary weight holds +1 and -1 exactly, and the scale is applied to the output:
+
+        y = operation(sign(x), sign(w)) / divisor,   divisor = 1 / scale, one number a layer or an output channel
+
+    With binary input too, the sums are integers, exact in every runtime whatever the order of summation, and a sum of 0
+    is 0. With the scale in the weight, 4 to 7 % of ResNet-20's values were 0 only up to rounding, and the signs after
+    them depended on the runtime. A layer whose weight is not binary keeps it, without a divisor.
     """
 
     def __init__(self, layer: BinaryLayer):
         super().__init__()
+        weight = layer.quantized_weight().asnumpy()
+        signs, scale = split_scale(weight) if layer.weight_quantizer is not None else (weight, None)
         self.sign = InputSign() if layer.activation_quantizer is not None else None
-        self.weight = Parameter(ms.Tensor(layer.quantized_weight().asnumpy()), name="weight", requires_grad=False)
+        self.weight = Parameter(ms.Tensor(signs), name="weight", requires_grad=False)
         self.operation = layer.operation
+        # Divided, not multiplied: onnxruntime folds a product with a constant back into the weight of the convolution.
+        self.divisor = None
+        if scale is not None and (scale != 1).any():
+            with np.errstate(divide="ignore"):  # a scale of 0: sums / inf = 0
+                divisor = (1 / scale).reshape(-1, *(1,) * (weight.ndim - 2))
+            self.divisor = Parameter(ms.Tensor(divisor), name="divisor", requires_grad=False)
 
     def construct(self, x):
         if self.sign is not None:
             x = self.sign(x)
-        return self.operation(x, self.weight)
+        x = self.operation(x, self.weight)
+        return x if self.divisor is None else x / self.divisor
+
+
+def split_scale(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Split a weight (C_out, ...) into signs of its shape and scales, float32.
+
+    The scales are (C_out,), or (1,) if all are equal. If a filter holds more than one magnitude, the weight is returned
+    as it is, with None.
+    """
+    magnitudes = np.abs(weight).reshape(len(weight), -1)
+    scale = magnitudes[:, 0]
+    if (magnitudes != scale[:, None]).any():
+        return weight, None
+    signs = np.where(weight > 0, 1, -1).astype(np.float32)
+    return signs, scale[:1] if (scale == scale[0]).all() else scale
 
 
 def freeze(network: nn.Cell) -> nn.Cell:
-    """A copy of `network` for inference alone; the original is not touched.
+    """Copy `network` for inference only; the original is not changed.
 
-    Every `BinaryLayer` becomes a `FrozenLayer`; no parameter is trainable; parameter names stay.
+    Every `BinaryLayer` becomes a `FrozenLayer`; no parameter is trainable; parameter names stay, and a layer with a
+    scale gets a `divisor`.
     """
     network.set_train(False)
     frozen = copy.deepcopy(network)
@@ -49,7 +79,7 @@ def freeze(network: nn.Cell) -> nn.Cell:
 
 
 def replace(network: nn.Cell, kind: type, make) -> None:
-    """Puts `make(cell)` in the place of every cell of the given kind below `network`."""
+    """Replace every cell of the given kind below `network` by `make(cell)`."""
     for name, child in list(network.name_cells().items()):
         if isinstance(child, kind):
             replacement = make(child)

@@ -1,33 +1,34 @@
-"""Does an exported file compute what the network computes? Read back by its own runtime and compared on images.
+"""Check that an exported file computes what the network computes: its own runtime reads it, and images are compared.
 
-Two runtimes never agree to the last bit, and where a value before a sign lies within rounding of 0 the sign flips and
-with it a share of the logits. Such an image is explained, not excused: with the file's signs put into the network,
-every value before a sign and the logits must agree, and each sign that the network itself had otherwise must stand at
-a value within `FLIP_TOLERANCE` of 0.
+Two runtimes never agree to the last bit. If a value before a sign lies within rounding of 0, the sign may flip, and a
+share of the logits changes with it. Such an image must be explained: with the file's signs put into the network, every
+value before a sign and the logits must agree, and each sign at which the two differ must belong to a value within
+`FLIP_TOLERANCE` of 0.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn
 
 from ..errors import UserError
+from .exported_model import ExportedModel
 from .freeze import InputSign, replace
 
 LOGIT_TOLERANCE = 1e-4  # of the logits' scale, their root mean square
 FLIP_TOLERANCE = 1e-5  # of a value before a sign, absolute
 LAYER_TOLERANCE = 1e-5  # of a layer's largest value, given the same signs
-# Of images that differ; each must be explained all the same. A sign flips about once in 10^7, and an image has from
-# 10^5 of them (ResNet-20) to 3 * 10^6 (ResNet-34 at 224x224).
+# The largest share of images that may differ; each must be explained. One sign in about 10^7 flips, and an image has
+# from 10^5 signs (ResNet-20) to 3 * 10^6 (ResNet-34 at 224x224).
 MAX_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of `images` images, `explained` differ by more than the tolerance for flipped signs alone."""
+    """The result for `images` images, of which `explained` differ by more than the tolerance because signs flipped."""
 
     images: int
     explained: int
@@ -40,45 +41,8 @@ class Comparison:
         )
 
 
-@dataclass(frozen=True)
-class ExportedModel:
-    """A file in its runtime. `logits`: images (N, C, H, W) to (N, K). `signs`, where the runtime shows them: images to
-    the values before each sign, in order."""
-
-    logits: Callable[[np.ndarray], np.ndarray]
-    values_before_signs: Callable[[np.ndarray], list[np.ndarray]] | None = None
-
-
-def load_mindir(path: Path) -> ExportedModel:
-    """A MINDIR file in MindSpore."""
-    graph = nn.GraphCell(ms.load(str(path)))
-    return ExportedModel(lambda images: graph(ms.Tensor(images)).asnumpy())
-
-
-def load_onnx(path: Path) -> ExportedModel:
-    """An ONNX file in onnxruntime; the values before signs are what its Greater nodes compare."""
-    import onnx
-    import onnxruntime
-
-    def session(content: bytes) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    model = onnx.load(str(path))
-    plain = session(model.SerializeToString())
-    tapped = [node.input[0] for node in model.graph.node if node.op_type == "Greater"]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tapped)
-    instrumented = session(model.SerializeToString())
-    return ExportedModel(
-        lambda images: plain.run(["logits"], {"images": images})[0],
-        lambda images: instrumented.run(tapped, {"images": images}),
-    )
-
-
-LOADERS = {"MINDIR": load_mindir, "ONNX": load_onnx}
-
-
 def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_size: int) -> Comparison:
-    """Compares a frozen network and a file.
+    """Compare a frozen network and a file.
 
     Args:
         network: what was exported.
@@ -111,7 +75,7 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
 
 
 def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int) -> np.ndarray:
-    """function over batches of exactly `batch_size` images, the last filled up with zeros; the results together."""
+    """Apply `function` to batches of exactly `batch_size` images, the last filled up with zeros; join the results."""
     results = []
     for start in range(0, len(images), batch_size):
         results.append(function(_filled(images[start : start + batch_size], batch_size))[: len(images) - start])
@@ -119,7 +83,7 @@ def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray,
 
 
 class ReplayedSign(nn.Cell):
-    """Stands for an `InputSign`: notes the value that it gets, and answers with the sign that another runtime had."""
+    """Replacement for an `InputSign` that records its input and returns the sign that another runtime computed."""
 
     def __init__(self, foreign_values: list[np.ndarray], own_values: list[np.ndarray]):
         super().__init__()
@@ -135,8 +99,10 @@ class ReplayedSign(nn.Cell):
 def _explain(
     network: nn.Cell, model: ExportedModel, images: np.ndarray, scale: float, batch_size: int, difference: float
 ) -> None:
-    """Raises UserError unless flips within rounding of 0 account for the whole difference on each of the images, of
-    which there are at most `batch_size`."""
+    """Raise UserError unless flips within rounding of 0 explain the whole difference on each image.
+
+    There are at most `batch_size` images.
+    """
     unexplained = f"an image differs by {difference:.2e} of the logits' scale and "
     if model.values_before_signs is None:
         raise UserError(unexplained + "the runtime is the network's own: the exported file is not this network")
@@ -168,13 +134,11 @@ def _explain(
 
 
 def _largest(values: np.ndarray) -> np.ndarray:
-    """The largest magnitude of each image: (N, ...) to (N,)."""
+    """Return the largest magnitude of each image: (N, ...) to (N,)."""
     return np.abs(values).reshape(len(values), -1).max(1)
 
 
 def _replaying(network: nn.Cell, foreign: list[np.ndarray], own: list[np.ndarray]) -> nn.Cell:
-    import copy
-
     replayed = copy.deepcopy(network)
     replace(replayed, InputSign, lambda cell: ReplayedSign(foreign, own))
     return replayed

@@ -1,0 +1,79 @@
+"""ONNX, for every runtime that reads it. Loading a file imports no MindSpore."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+from .exported_model import ExportedModel
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+
+def export(network: "nn.Cell", input_shape: tuple[int, int, int], batch_size: int | None, path: Path) -> None:
+    """Write a frozen network to an ONNX file with input `images` and output `logits`.
+
+    MindSpore exports only fixed shapes; a dynamic batch is set afterwards, which is right for networks whose operations
+    treat images separately. A second ONNX export in one process fails inside MindSpore: call this once a process.
+
+    Args:
+        network: what `freeze` returns.
+        input_shape: (C, H, W).
+        batch_size: images a call; None: any number.
+        path: the file, which ends in `.onnx`.
+    """
+    import mindspore as ms
+
+    example = ms.Tensor(np.zeros((batch_size or 1, *input_shape), np.float32))
+    ms.export(network, example, file_name=str(path), file_format="ONNX")
+    path.chmod(0o644)  # MindSpore makes it readable only by its owner
+    model = onnx.load(str(path))
+    _rename(model, model.graph.input[0], "images")
+    _rename(model, model.graph.output[0], "logits")
+    if batch_size is None:
+        for value in (model.graph.input[0], model.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        _free_batch(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def load(path: Path) -> ExportedModel:
+    """Load an ONNX file into onnxruntime; the values before signs are what its Greater nodes compare."""
+
+    def session(content: bytes) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    model = onnx.load(str(path))
+    plain = session(model.SerializeToString())
+    before_signs = [node.input[0] for node in model.graph.node if node.op_type == "Greater"]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in before_signs)
+    instrumented = session(model.SerializeToString())
+    return ExportedModel(
+        lambda images: plain.run(["logits"], {"images": images})[0],
+        lambda images: instrumented.run(before_signs, {"images": images}),
+    )
+
+
+def _free_batch(model: onnx.ModelProto) -> None:
+    """Let the Reshape nodes around a BatchNorm1d keep any batch; the exporter wrote the example's."""
+    constants = {node.output[0]: node.attribute[0] for node in model.graph.node if node.op_type == "Constant"}
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            shape = numpy_helper.to_array(constants[node.input[1]].t).copy()
+            shape[0] = 0  # as the input has it
+            constants[node.input[1]].t.CopyFrom(numpy_helper.from_array(shape))
+
+
+def _rename(model: onnx.ModelProto, value: onnx.ValueInfoProto, name: str) -> None:
+    """Rename an input or output of a graph wherever it is used."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for position, used in enumerate(names):
+                if used == value.name:
+                    names[position] = name
+    value.name = name
