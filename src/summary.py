@@ -70,7 +70,7 @@ class Summary:
 
     @property
     def full_precision_memory(self) -> float:
-        """KiB of the fp32 twin."""
+        """KiB of the full-precision baseline."""
         return self.parameters * 4 / 1024
 
     @property
@@ -110,11 +110,11 @@ class Summary:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], "", *self._totals()])
 
     def _totals(self) -> list[str]:
-        twin = self.full_precision_memory
+        baseline = self.full_precision_memory
         return [
             f"input       {'x'.join(map(str, self.input_shape))}",
             f"parameters  {self.parameters:,}, 1-bit {self.binary_parameters / self.parameters:.2%}",
-            f"memory      {self.memory:,.1f} KiB, fp32 {twin:,.1f} KiB, ratio {twin / self.memory:.1f}",
+            f"memory      {self.memory:,.1f} KiB, fp32 {baseline:,.1f} KiB, ratio {baseline / self.memory:.1f}",
             f"MACs        {self.macs:,}, binary {self.binary_macs / self.macs:.2%}",
             f"OPs         {self.operations:,.0f} (full MACs + binary MACs / {BINARY_PER_FULL}), "
             f"ratio to fp32 {self.macs / self.operations:.1f}",

@@ -1,4 +1,4 @@
-"""The shipped recipes: each builds its network; under the slow tests each cell of the paper takes a step, and the
+"""The shipped recipes: each builds its network; in the slow tests each run of the paper takes a step, and the
 networks for ImageNet learn 32 pictures by heart."""
 
 import csv
@@ -22,7 +22,7 @@ from tests.helpers import processes
 from tests.helpers.images import write_tree
 
 FILES = sorted((processes.ROOT / "configs").rglob("*.yaml"))
-CELLS = {cell.name: cell for study in STUDIES.values() for cell in study.cells}
+SPECS = {spec.name: spec for study in STUDIES.values() for spec in study.specs}
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,13 @@ def test_every_network_takes_a_step(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CELLS)
-def test_every_cell_takes_a_step(name, tree):
-    cell = CELLS[name]
-    data = {"data.name": "digits"} if cell.recipe.startswith("cifar10") else {"data.path": str(tree)}
+@pytest.mark.parametrize("name", SPECS)
+def test_every_run_of_the_paper_takes_a_step(name, tree):
+    spec = SPECS[name]
+    data = {"data.name": "digits"} if spec.recipe.startswith("cifar10") else {"data.path": str(tree)}
     # The first of two steps: at the last one alpha is 0, and the noise modules stand still.
     budget = {"data.batch_size": 8, "train.epochs": 2, "train.steps_per_epoch": 1, "scheduler.name": "constant"}
-    config = load_config(recipe_file(cell), {**cell.changes, **data, **budget})
+    config = load_config(recipe_file(spec), {**spec.changes, **data, **budget})
     experiment = build(config, Worker())
     before = {parameter.name: parameter.asnumpy().copy() for parameter in experiment.network.trainable_params()}
     step = TrainStep(experiment.network, experiment.loss, experiment.optimizer).set_train()

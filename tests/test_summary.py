@@ -90,7 +90,7 @@ def test_counts_by_hand(name):
     assert counts == COUNTS[name][2]
 
 
-def test_all_of_the_twin_is_full_precision():
+def test_all_of_the_baseline_is_full_precision():
     got = of("resnet20", binary=False)
     binary_parameters, full_parameters, binary_macs, full_macs = RESNET20
     assert (got.binary_parameters, got.full_parameters) == (0, binary_parameters + full_parameters)
@@ -212,7 +212,7 @@ def test_the_door_knows_the_classes_of_imagenet(capsys):
     assert "parameters  11,689,528" in out
 
 
-def test_the_door_takes_input_classes_and_the_twin(capsys):
+def test_the_command_takes_input_classes_and_the_baseline(capsys):
     arguments = ["resnet18_cifar", "--input", "1", "64", "40", "--num_classes", "7", "--full_precision"]
     assert cli.run(summary.main, arguments) == 0
     out = capsys.readouterr().out

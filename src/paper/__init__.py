@@ -1,1 +1,1 @@
-"""Figures of the paper."""
+"""The tables and figures of the paper, made from runs of train.py."""

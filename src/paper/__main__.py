@@ -1,14 +1,14 @@
-"""The paper's tables and figures, made again: each a set of ordinary runs of train.py, and a report of them.
+"""Reproduce the paper's tables and figures: each is a set of ordinary runs of train.py and a report of them.
 
     python -m src.paper figure1 --output_dir docs/paper                        no training
     python -m src.paper table2 --data_path DIR --dry-run                       what would run, and for how long
     python -m src.paper table2 --data_path DIR --epochs 4 --seeds 3            a shorter budget, three seeds
-    python -m src.paper table2 --data_path DIR --epochs 4 --seeds 3 --resume   goes on after it was stopped or killed
+    python -m src.paper table2 --data_path DIR --epochs 4 --seeds 3 --resume   continue after a stop or a kill
 
-Writes NAME.md, NAME.csv and NAME.png into the output folder, and the runs below its cells/, which all studies of that
-folder share: what is finished is not run again. Keys of the config that the runs do not differ in can be given for all
-of them. Exit code: 0 all runs finished; 1 some failed (the report says which, --resume tries them again); 2 bad input;
-128 + n stopped by signal n, the run under way saved.
+Writes NAME.md, NAME.csv and NAME.png into the output folder, and the runs into its folder runs/, which all studies of
+that folder share: a finished run is not repeated. Keys of the config in which the runs do not differ can be given for
+all of them. Exit code: 0 all runs finished; 1 some failed (the report names them, --resume tries them again); 2 bad
+input; 128 + n stopped by signal n, the current run is saved.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 from .. import cli, runtime
 from ..errors import UserError
 from ..files import make_folder, require_writable
-from . import estimates, figure1, report
+from . import estimates, report
 from .estimates import DataSize
 from .runs import BEGUN, FINISHED, Executor, Run, lock_run_dir, plan
 from .studies import STUDIES, Study
@@ -44,10 +44,10 @@ MAX_SEEDS = 1000
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m src.paper", description=__doc__)
     parser.add_argument("name", metavar="NAME", choices=["figure1", *STUDIES], help=f"figure1, {', '.join(STUDIES)}")
-    parser.add_argument("--seeds", type=int, default=1, metavar="S", help="runs a cell, seeds 0 .. S-1; default 1")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and end")
-    parser.add_argument("--resume", action="store_true", help="go on with runs that were begun, try failed ones again")
-    parser.add_argument("--data_name", metavar="TEXT", help="of the data set, for titles; default: CIFAR-10, ImageNet")
+    parser.add_argument("--seeds", type=int, default=1, metavar="S", help="seeds of each run, 0 .. S-1; default 1")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and end")
+    parser.add_argument("--resume", action="store_true", help="continue runs that were begun, try failed ones again")
+    parser.add_argument("--data_name", metavar="TEXT", help="name of the data in titles; default: CIFAR-10, ImageNet")
     cli.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
     output = Path(overrides.pop("output_dir", "runs/paper"))
@@ -60,12 +60,12 @@ def main(argv: Sequence[str]) -> int:
     begun = [run for run in runs if run.state() == BEGUN]
     if begun and not arguments.resume and not arguments.dry_run:
         raise UserError(
-            f"{begun[0].folder} was begun and not finished: go on with --resume, or choose another --output_dir"
+            f"{begun[0].folder} was begun and not finished: continue with --resume, or choose another --output_dir"
         )
     if not arguments.dry_run:
         require_writable(output)
     size = data_size(runs[0], study, must_exist=not arguments.dry_run)
-    say_plan(study, runs, size)
+    print_plan(study, runs, size)
     if arguments.dry_run:
         return 0
     command = shlex.join(["python", "-m", "src.paper", *(word for word in argv if word != "--resume")])
@@ -77,22 +77,26 @@ def main(argv: Sequence[str]) -> int:
 
 
 def draw_figure1(output: Path, arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Write the files of figure 1, which needs no training."""
     given = [f"--{key}" for key in overrides] + ["--seeds"] * (arguments.seeds != 1)
     if given:
-        raise UserError(f"figure1 trains nothing, so {given[0]} means nothing there; it takes --output_dir")
+        raise UserError(f"figure1 trains nothing, so it does not take {given[0]}; it takes --output_dir")
     if arguments.dry_run:
         print(f"figure1: no runs, three files in {output}")
         return 0
     make_folder(output)
+    runtime.prepare_environment()
+    from . import figure1
+
     print(*figure1.write(output), sep="\n")
     return 0
 
 
 def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
-    """Of the data that the runs will read; without them, where that is allowed, of the official set.
+    """Return the size of the data that the runs will read; if they are missing and may be, that of the official set.
 
     Raises:
-        UserError: the data are not there, or are damaged.
+        UserError: the data are missing or damaged.
     """
     config = run.config
     if not must_exist:
@@ -106,16 +110,16 @@ def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
     except UserError as error:
         if must_exist:
             raise
-        print(f"without the data, for the official set: {error}")
+        print(f"the data are missing, so this is for the official set: {error}")
         train_images, test_images = FULL_SIZES[study.dataset]
         return DataSize(train_images // config.data.batch_size, test_images)
 
 
-def say_plan(study: Study, runs: list[Run], size: DataSize) -> None:
-    """Prints every run with its state and how long it will take."""
+def print_plan(study: Study, runs: list[Run], size: DataSize) -> None:
+    """Print every run with its state and how long it will take."""
     total, guessed = 0.0, False
-    print(f"{study.title}: {len(study.cells)} cells, {len(runs)} runs in {runs[0].output}")
-    width = max(len(run.cell.name) for run in runs)
+    print(f"{study.title}: {len(runs)} runs in {runs[0].output}")
+    width = max(len(run.spec.name) for run in runs)
     for run in runs:
         state = run.state()
         rate, measured = estimates.images_per_second(run, runs)
@@ -123,25 +127,25 @@ def say_plan(study: Study, runs: list[Run], size: DataSize) -> None:
         total += seconds
         guessed |= not measured and state != FINISHED
         time = "" if state == FINISHED else f"  about {estimates.spoken(seconds)}"
-        print(f"  {run.cell.name:<{width}}  seed {run.seed}  {state:<8}{time}")
-    source = "of two CPU cores, until runs here give better ones" if guessed else "of this study's runs so far"
+        print(f"  {run.spec.name:<{width}}  seed {run.seed}  {state:<8}{time}")
+    source = "of two CPU cores, measured elsewhere" if guessed else "of this study's runs so far"
     print(f"in all about {estimates.spoken(total)}, by the speeds {source}", flush=True)
 
 
 def execute(
     study: Study, runs: list[Run], size: DataSize, made_with: report.Budget, output: Path, executor: Executor
 ) -> int:
-    """Does what is not finished, and writes the report after every run; the exit code."""
+    """Execute the runs that are not finished, write the report after each, and return the exit code."""
     failures: dict[Path, str] = {}
     for number, run in enumerate(runs, start=1):
         if run.state() == FINISHED:
             continue
         rate, _ = estimates.images_per_second(run, runs)
         time = estimates.spoken(estimates.seconds_left(run, size, rate))
-        print(f"[{number}/{len(runs)}] {run.cell.name}, seed {run.seed}, about {time}; see {run.log}", flush=True)
+        print(f"[{number}/{len(runs)}] {run.spec.name}, seed {run.seed}, about {time}; see {run.log}", flush=True)
         reason = executor.execute(run)
         if executor.stopped:
-            print(f"stopped, {run.cell.name} is {run.state()}: go on with the same command and --resume", flush=True)
+            print(f"stopped, {run.spec.name} is {run.state()}: continue with the same command and --resume", flush=True)
             return 128 + executor.stopped
         if reason is None and run.state() != FINISHED:
             reason = "it ended without its last epoch"

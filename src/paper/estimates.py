@@ -26,7 +26,7 @@ class DataSize:
 
 
 def images_per_second(run: Run, others: list[Run]) -> tuple[float, bool]:
-    """Of training, and whether it was measured in one of the others that is alike."""
+    """Return the training speed, and whether it was measured in a similar run among `others`."""
     config = run.config
     alike = [other for other in others if kind(other.config) == kind(config)]
     measured = [rate for other in alike for row in other.metrics() if (rate := row.get("images_per_second", 0.0)) > 0]
@@ -37,12 +37,12 @@ def images_per_second(run: Run, others: list[Run]) -> tuple[float, bool]:
 
 
 def kind(config: Config) -> tuple[str, int]:
-    """What the speed depends on: the network, and the column of IMAGES_PER_SECOND."""
+    """Return what the speed depends on: the network, and the column of IMAGES_PER_SECOND."""
     return config.network.name, 0 if not config.network.binary else 2 if config.has_noise else 1
 
 
 def seconds_left(run: Run, size: DataSize, rate: float) -> float:
-    """Until the run is finished, at `rate` trained images per second."""
+    """Return the time until the run is finished, at `rate` trained images per second."""
     if run.state() == FINISHED:
         return 0.0
     config = run.config
@@ -51,7 +51,7 @@ def seconds_left(run: Run, size: DataSize, rate: float) -> float:
 
 
 def spoken(seconds: float) -> str:
-    """`3 h 20 min`, `12 min`, `40 s`."""
+    """Return a duration as text: `3 h 20 min`, `12 min`, `40 s`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,9 +1,9 @@
 """Figure 1 of the paper: sign and three approximations of it, in space and in frequency; no training.
 
-The functions are looked at over one period T = 2 pi / omega of the square wave, odd about 0 and mirrored at T/4, as the
-square wave is. So each is a series of sines at the odd harmonics, sum_i b_i sin((2i+1) omega t), and what an
-approximation loses is the difference of the coefficients: sign has b_i = 4 / (pi (2i+1)) (Eq. 6), the sine combination
-has the same up to i = n and 0 beyond (Eq. 8), the others differ everywhere.
+Each function is taken over one period T = 2 pi / omega of the square wave, odd about 0 and mirrored at T/4, as the
+square wave is. So it is a series of sines at the odd harmonics, sum_i b_i sin((2i+1) omega t), and the error of an
+approximation is the difference of the coefficients: sign has b_i = 4 / (pi (2i+1)) (Eq. 6), the sine combination has
+the same up to i = n and 0 beyond (Eq. 8), the others differ everywhere.
 """
 
 import csv
@@ -19,8 +19,8 @@ from .plots import new_figure, save
 
 OMEGA, N = 0.1, 9  # of the default recipe's start
 BETA = 5.0  # of SignSwish in BNN+
-HARMONICS = 40  # odd ones that are shown
-SAMPLES = 1 << 16  # of a period; what lies beyond them adds less than 1e-4 to a coefficient
+HARMONICS = 40  # number of odd harmonics shown
+SAMPLES = 1 << 16  # in a period; sampling changes a coefficient by less than 1e-4
 
 
 def sign_swish(t: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
 
 
 def coefficients(function: Callable[[np.ndarray], np.ndarray], count: int = HARMONICS) -> np.ndarray:
-    """b_0 .. b_(count-1), the amplitudes of sin((2i+1) omega t), float64; by the trapezoidal rule over a period."""
+    """Return b_0 .. b_(count-1), the amplitudes of sin((2i+1) omega t), float64, by the trapezoidal rule."""
     phase = (np.arange(SAMPLES) + 0.5) * (2 * np.pi / SAMPLES)  # omega t; no sample at the jumps
     folded = np.arcsin(np.sin(phase)) / OMEGA  # t, mirrored at T/4
     orders = 2 * np.arange(count) + 1
@@ -47,7 +47,7 @@ def coefficients(function: Callable[[np.ndarray], np.ndarray], count: int = HARM
 
 
 def write(output: Path) -> list[Path]:
-    """Writes figure1.md, figure1.csv and figure1.png; their paths."""
+    """Write figure1.md, figure1.csv and figure1.png; return their paths."""
     spectra = {name: coefficients(function) for name, (function, _) in FUNCTIONS.items()}
     files = [output / f"figure1.{suffix}" for suffix in ("md", "csv", "png")]
     write_text(files[0], _markdown(spectra))

@@ -1,4 +1,4 @@
-"""The pictures of the studies: the paper's figures beside ours."""
+"""The figures of the studies: the paper's numbers next to ours. Drawn without pyplot or an interactive backend."""
 
 import statistics
 from pathlib import Path
@@ -15,10 +15,10 @@ PAPER, OURS = "0.65", "tab:blue"
 
 
 def draw(study, results, made_with, path: Path) -> None:
-    """Writes the picture of a study as a PNG: curves of figure 3 and figure 4, bars for tables.
+    """Write the figure of a study as a PNG: curves for figure 3 and figure 4, bars for tables.
 
     Args:
-        study, results, made_with: as of `report.write`.
+        study, results, made_with: those of `report.write`.
     """
     drawers = {"figure3": _against_n, "figure4": _over_epochs}
     figure = drawers[study.name](results) if study.name in drawers else _bars(results, study.digits)
@@ -27,17 +27,19 @@ def draw(study, results, made_with, path: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of that size in inches, on the PNG canvas."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
     write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
 
 
 def _bars(results, digits: int) -> Figure:
-    """A panel a network; for each method the paper's top-1 and ours."""
+    """Draw a panel for each network: for each method the paper's top-1 and ours."""
     networks = list(dict.fromkeys(result.row.network for result in results))
     most = max(sum(result.row.network == network for result in results) for network in networks)
     figure = new_figure(5.5 * len(networks) + 1, 1.6 + 0.42 * most)
@@ -62,7 +64,7 @@ def _bars(results, digits: int) -> Figure:
 
 
 def _against_n(results) -> Figure:
-    """Accuracy, and the time of a step, against n."""
+    """Draw accuracy and the time of a step against n."""
     figure = new_figure(10, 4)
     n = [int(result.row.method.removeprefix("n = ")) for result in results]
     panels = (
@@ -90,7 +92,7 @@ def _against_n(results) -> Figure:
 
 
 def _over_epochs(results) -> Figure:
-    """Test accuracy against the epoch, a curve a setting, mean and range over the seeds."""
+    """Draw test accuracy against the epoch: a curve for each setting, with mean and range over the seeds."""
     figure = new_figure(7.5, 4.6)
     panel = figure.subplots()
     for result in results:

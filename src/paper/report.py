@@ -1,4 +1,4 @@
-"""What came out of a study, beside the paper's figures: Markdown, CSV and a picture."""
+"""The results of a study next to the paper's numbers: Markdown, CSV and a figure."""
 
 import csv
 import io
@@ -10,7 +10,6 @@ from typing import Any
 
 from ..config import Config, load_config
 from ..files import write_text
-from . import plots
 from .runs import CIRCUMSTANCES, FINISHED, Run, differences, recipe_file
 from .studies import Row, Study
 
@@ -19,7 +18,7 @@ MEASURES = ("top-1", "top-5")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row's finished runs. Shares are percent; `failures` say why a run is not there."""
+    """A row's finished runs. Accuracies are in percent; `failures` tell why a run is missing."""
 
     row: Row
     planned: int = 0
@@ -28,11 +27,11 @@ class Outcome:
     failures: tuple[str, ...] = ()
 
     def accuracy(self, measure: int) -> list[float]:
-        """Of each finished run at its end, top-1 (0) or top-5 (1)."""
+        """Return the final top-1 (0) or top-5 (1) of each finished run."""
         return [100 * history[-1][("test_top1", "test_top5")[measure]] for history in self.histories]
 
     def step_milliseconds(self) -> list[float]:
-        """Of each finished run, the median over its epochs."""
+        """Return the median over the epochs, for each finished run."""
         rates = [[row.get("images_per_second", math.nan) for row in history] for history in self.histories]
         return [
             1000 * self.batch_size / statistics.median(known)
@@ -43,11 +42,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Budget:
-    """With what the runs of a study were made, for titles."""
+    """The settings with which the runs of a study were made, for titles."""
 
     config: Config  # of any of its runs
-    recipe: Config  # and what it would be at its full length
-    steps: int  # an epoch
+    recipe: Config  # the same at its full length
+    steps: int  # in an epoch
     data_name: str
     seeds: int
     command: str
@@ -60,11 +59,11 @@ class Budget:
 
     @property
     def caution(self) -> str:
-        """What must be said of runs that are not the recipe's; empty for those that are."""
+        """A warning about runs that differ from the recipe; empty if they do not."""
         train = self.config.train
         if train.epochs < self.recipe.train.epochs or train.steps_per_epoch is not None:
-            return "shortened runs: they test the machinery and say nothing about the methods"
-        return "not the paper's recipe: the figures cannot be compared with it" if self.departures else ""
+            return "shortened runs: they test the machinery and tell nothing about the methods"
+        return "not the paper's recipe: the numbers cannot be compared with it" if self.departures else ""
 
     def __str__(self) -> str:
         train, full = self.config.train, self.recipe.train
@@ -77,16 +76,16 @@ class Budget:
 
 
 def budget(run: Run, steps: int, data_name: str, seeds: int, command: str) -> Budget:
-    """Of a study to which this run belongs; `steps` a whole epoch has."""
-    recipe = load_config(recipe_file(run.cell), run.cell.changes)
+    """Return the budget of the study to which this run belongs; a whole epoch has `steps` steps."""
+    recipe = load_config(recipe_file(run.spec), run.spec.changes)
     return Budget(run.config, recipe, run.config.train.steps(steps), data_name, seeds, command)
 
 
 def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[Outcome]:
-    """A row each, in the study's order; `failures` by the run's folder."""
+    """Return the outcome of each row, in the study's order; `failures` are given by the run's folder."""
     results = []
     for row in study.rows:
-        own = [run for run in runs if row.cell is not None and run.cell.name == row.cell.name]
+        own = [run for run in runs if row.spec is not None and run.spec.name == row.spec.name]
         finished = [run for run in own if run.state() == FINISHED]
         results.append(
             Outcome(
@@ -101,7 +100,9 @@ def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[O
 
 
 def write(study: Study, results: list[Outcome], made_with: Budget, output: Path) -> list[Path]:
-    """Writes NAME.md, NAME.csv and NAME.png; their paths."""
+    """Write NAME.md, NAME.csv and NAME.png; return their paths."""
+    from . import plots  # matplotlib only when something is drawn
+
     files = [output / f"{study.name}.{suffix}" for suffix in ("md", "csv", "png")]
     write_text(files[0], markdown(study, results, made_with))
     write_text(files[1], as_csv(study, results, made_with))
@@ -110,7 +111,7 @@ def write(study: Study, results: list[Outcome], made_with: Budget, output: Path)
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """`61.20`, or of several values their mean and standard deviation, `61.20 ± 0.31`; a dash for none."""
+    """Return `61.20`, or for several values mean and standard deviation, `61.20 ± 0.31`; a dash for none."""
     if not values:
         return "-"
     mean = f"{statistics.mean(values):.{digits}f}"
@@ -133,19 +134,19 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
             cells += ["-" if reported is None else f"{reported:.{study.digits}f}", spread(result.accuracy(measure))]
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
         notes = [result.row.note, *(f"failed, {reason}" for reason in result.failures)]
-        cells.append(f"{len(result.histories)} of {result.planned}" if result.row.cell else "the paper's figure alone")
+        cells.append(f"{len(result.histories)} of {result.planned}" if result.row.spec else "only the paper's number")
         cells.append("; ".join(filter(None, notes)).replace("|", "/"))
         lines.append(cells)
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     caution = f"\n**Not results.** These are {made_with.caution}.\n" if made_with.caution else ""
-    timing = " Step times are of runs one after the other: what else the machine did is in them." if timed else ""
+    timing = " Step times include whatever else the machine did during the runs." if timed else ""
     return f"""# {study.title}
 
 {made_with}.
 {caution}
 {table}
 
-The paper: {study.finding} Its figures are for the official data set at the full length. Ours are those of the last
+The paper: {study.finding} Its numbers are for the official data set at the full length. Ours are those of the last
 epoch{", mean ± standard deviation over the seeds" if made_with.seeds > 1 else ""}.{timing}
 
 ![{study.title}]({study.name}.png)
@@ -157,12 +158,12 @@ epoch{", mean ± standard deviation over the seeds" if made_with.seeds > 1 else 
 def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
-    header = ["network", "method", "cell"]
+    header = ["network", "method", "run"]
     for name in ("top1", "top5"):
         header += [f"paper_{name}", f"{name}_mean", f"{name}_std"]
     writer.writerow([*header, "step_ms", "runs", "planned", "data_set", "epochs", "steps_per_epoch", "not_the_recipe"])
     for result in results:
-        line: list = [result.row.network, result.row.method, result.row.cell.name if result.row.cell else ""]
+        line: list = [result.row.network, result.row.method, result.row.spec.name if result.row.spec else ""]
         for measure in (0, 1):
             reported = result.row.figure(measure)
             values = result.accuracy(measure)

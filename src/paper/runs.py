@@ -1,10 +1,10 @@
-"""The runs of a study: ordinary runs of train.py, each a process with a config file that anybody can run alone.
+"""The runs of a study: ordinary runs of train.py, each a process with a config file that anybody can run by itself.
 
 All studies of a folder share its runs:
 
-    DIR/cells/CELL/seed0.yaml      the config: the recipe with what differs from it
-    DIR/cells/CELL/seed0/          the run folder
-    DIR/cells/CELL/seed0.log       what train.py printed
+    DIR/runs/NAME/seed0.yaml      the config: the recipe and what differs from it
+    DIR/runs/NAME/seed0/          the run folder
+    DIR/runs/NAME/seed0.log       what train.py printed
 """
 
 import contextlib
@@ -28,28 +28,28 @@ from ..errors import UserError
 from ..files import make_folder, write_text
 from ..preprocessing import find_preprocessing
 from ..run_dir import CONFIG, LAST, holds_run, read_metrics
-from .studies import Cell, Study
+from .studies import RunSpec, Study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# What the cells of a study differ in, or each run has for itself; the rest of a config may be changed for all of them.
+# What the runs of a study differ in. The rest of a config may be changed for all of them.
 OWN_SECTIONS = ("network", "noise", "schedules", "seed", "output_dir", "init_checkpoint")
 NEW, BEGUN, FINISHED, DAMAGED = "new", "begun", "finished", "damaged"
-# Where and how a run is made, which its result does not depend on.
+# Where and how a run is made: its result does not depend on these.
 CIRCUMSTANCES = RESUMABLE | {"output_dir", "seed", "data.num_parallel_workers", "runtime.mode"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A cell with a seed, in a folder."""
+    """A `RunSpec` with a seed, in a folder."""
 
-    cell: Cell
+    spec: RunSpec
     seed: int
     output: Path
-    overrides: Mapping[str, Any]  # of the config, for all cells: the budget and where the data are
+    overrides: Mapping[str, Any]  # of the config, for all runs: the budget and where the data are
 
     @property
     def folder(self) -> Path:
-        return self.output / "cells" / self.cell.name / f"seed{self.seed}"
+        return self.output / "runs" / self.spec.name / f"seed{self.seed}"
 
     @property
     def config_file(self) -> Path:
@@ -61,19 +61,19 @@ class Run:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What differs from the recipe, by dotted key."""
+        """Values that differ from the recipe, by dotted key."""
         own = {"seed": self.seed, "output_dir": str(self.folder)}
-        return {**self.cell.changes, **self.overrides, **own}
+        return {**self.spec.changes, **self.overrides, **own}
 
     @cached_property
     def config(self) -> Config:
-        return load_config(recipe_file(self.cell), self.changes)
+        return load_config(recipe_file(self.spec), self.changes)
 
     def state(self) -> str:
-        """NEW, BEGUN (a checkpoint is there), FINISHED, or DAMAGED: a checkpoint without its config.
+        """Return NEW, BEGUN (there is a checkpoint), FINISHED, or DAMAGED (a checkpoint without its config).
 
         Raises:
-            UserError: another config stands behind what is there.
+            UserError: the folder holds a run of another config.
         """
         if not holds_run(self.folder):
             return NEW
@@ -89,27 +89,27 @@ class Run:
         return FINISHED if len(self.metrics()) >= self.config.train.epochs else BEGUN
 
     def metrics(self) -> list[dict[str, float]]:
-        """A row an epoch; none if the file is damaged: going on with the run writes it again."""
+        """Return a row for each epoch; none if the file is damaged: resuming the run writes it again."""
         try:
             return read_metrics(self.folder)
         except UserError:
             return []
 
     def write_config(self) -> None:
-        """Writes the config file: the recipe's keys, then what differs."""
-        content = read_yaml(recipe_file(self.cell))
+        """Write the config file: the recipe's keys, then what differs."""
+        content = read_yaml(recipe_file(self.spec))
         for key, value in self.changes.items():
             *sections, last = key.split(".")
             place = content
             for section in sections:
                 place = place.setdefault(section, {})
             place[last] = value
-        heading = f"# {self.cell.name}, seed {self.seed}: configs/{self.cell.recipe}.yaml with what differs from it\n"
+        heading = f"# {self.spec.name}, seed {self.seed}: configs/{self.spec.recipe}.yaml and what differs from it\n"
         make_folder(self.folder.parent)
         write_text(self.config_file, heading + yaml.safe_dump(content, sort_keys=False))
 
     def command(self) -> list[str]:
-        """Of the process: it begins the run, or goes on with it."""
+        """Return the command line that begins the run or resumes it."""
         train = [sys.executable, str(ROOT / "train.py")]
         if self.state() == NEW:
             return [*train, "--config", str(self.config_file)]
@@ -117,21 +117,22 @@ class Run:
         return [*train, "--resume", str(self.folder), *moved]
 
 
-def recipe_file(cell: Cell) -> Path:
-    return ROOT / "configs" / f"{cell.recipe}.yaml"
+def recipe_file(spec: RunSpec) -> Path:
+    """Return the YAML file of a run's recipe."""
+    return ROOT / "configs" / f"{spec.recipe}.yaml"
 
 
 def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -> list[Run]:
-    """All runs of a study, every cell with the first seed, then with the next; their configs are valid.
+    """Return all runs of a study: every run with the first seed, then with the next. Their configs are valid.
 
     Raises:
-        UserError: a key that the cells themselves set, a value that the config refuses, or an unknown data set or one
-            of another size.
+        UserError: a key in which the runs differ, a value that the config refuses, an unknown data set, or one whose
+            images have another size.
     """
     for key in overrides:
         if key.split(".")[0] in OWN_SECTIONS:
             raise UserError(f"--{key} cannot be given: it is what the runs of {study.name} differ in")
-    runs = [Run(cell, seed, output, overrides) for seed in range(seeds) for cell in study.cells]
+    runs = [Run(spec, seed, output, overrides) for seed in range(seeds) for spec in study.specs]
     for run in runs:
         name = run.config.data.name
         size, wanted = find_preprocessing(name).size, find_preprocessing(study.dataset).size
@@ -165,7 +166,7 @@ def lock_run_dir(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
 
 
 class Executor:
-    """Runs processes one after the other; SIGTERM, SIGHUP and Ctrl-C go to the one under way, which saves and ends.
+    """Runs processes one after the other. SIGTERM, SIGHUP and Ctrl-C go to the current one, which saves and ends.
 
     Attributes:
         stopped (int): the signal that came; 0: none.
@@ -180,15 +181,15 @@ class Executor:
                 signal.signal(number, self._stop)
 
     def execute(self, run: Run) -> str | None:
-        """Begins or continues a run and waits for its end; why it failed, or None."""
+        """Begin or resume a run and wait for its end. Return why it failed, or None."""
         try:
             return self._execute(run)
-        except (OSError, UserError) as error:  # of this run alone: the others may do better
+        except (OSError, UserError) as error:  # only this run failed: the others may succeed
             return str(error)
 
     def _execute(self, run: Run) -> str | None:
         if run.state() == DAMAGED:
-            return f"{run.folder} holds {LAST} without a readable {CONFIG}: take the folder away"
+            return f"{run.folder} holds {LAST} without a readable {CONFIG}: delete the folder"
         run.write_config()
         command = run.command()
         # A session of its own: the terminal's Ctrl-C would reach it twice.
@@ -217,14 +218,14 @@ class Executor:
 
 
 def _last_error(log: Path) -> str | None:
-    """The sentence that the last process of the log ended with, if it did with one."""
+    """Return the error sentence that the last process wrote to the log, or None."""
     last = log.read_text(encoding="utf-8", errors="replace").rsplit("\n$ ", 1)[-1]
     errors = re.findall(r"^error: (.*)$", last, re.MULTILINE)
     return errors[-1] if errors else None
 
 
 def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """The values of both by dotted key, where they differ."""
+    """Return both values of every dotted key in which two configs differ."""
     pairs = {key: (_value(config, key), _value(other, key)) for key in leaf_keys(Config)}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -237,6 +238,6 @@ def _value(config: Config, key: str) -> Any:
 
 
 def _flag(run: Run, key: str) -> str:
-    """The value as a command line has it: YAML."""
+    """Return the value as written on a command line: YAML."""
     value = run.overrides[key]
     return value if isinstance(value, str) else json.dumps(value)

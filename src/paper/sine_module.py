@@ -1,4 +1,4 @@
-"""Draws sign, its Fourier partial sums and their derivatives (Eq. 6-10 of the paper).
+"""Draw sign, its Fourier partial sums and their derivatives (Eq. 6-10 of the paper).
 
 python -m src.paper.sine_module docs/sine_module.png
 """
@@ -18,7 +18,7 @@ TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the defaul
 
 
 def draw(path: Path) -> None:
-    """Writes the figure as a PNG: the functions, their derivatives near 0, and over more than a period."""
+    """Write the figure as a PNG: the functions, and their derivatives near 0 and over more than a period."""
     figure = new_figure(13, 3.8)
     space, near, far = figure.subplots(1, 3)
     t = np.linspace(-4, 4, 2001)
@@ -35,7 +35,7 @@ def draw(path: Path) -> None:
     titles = (
         f"sign and its partial sums, $\\omega$ = {OMEGA}",
         "Gradients near 0",
-        "The same further out: negative at $|t| = \\pi/\\omega$",
+        "The same farther out: negative at $|t| = \\pi/\\omega$",
     )
     for panel, title in zip((space, near, far), titles, strict=True):
         panel.set_title(title)

@@ -1,7 +1,7 @@
-"""What the paper's tables and figures consist of: their rows, the figures that it reports, and the runs behind ours.
+"""The paper's tables and figures: their rows, the numbers that it reports, and the runs that give ours.
 
-A cell is one training run: a recipe in configs/ and what differs from it. Cells of the same name are the same run,
-which studies share. Reported figures are the paper's (Xu et al., NeurIPS 2021), in percent.
+A `RunSpec` is one training run without its seed: a recipe in configs/ and what differs from it. Specs of the same name
+are the same run, which studies share. Reported numbers are the paper's (Xu et al., NeurIPS 2021), in percent.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A training run: `recipe`, a file below configs/ without suffix, with the keys of `changes` set otherwise."""
+class RunSpec:
+    """A training run: `recipe`, a file below configs/ without suffix, and the keys in which the run differs from it."""
 
     name: str
     recipe: str
@@ -20,23 +20,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table. `reported`: top-1 or top-1 and top-5 of the paper, None where it has no figure. Without a
-    `cell` the method is not run here."""
+    """A line of a table. `reported`: top-1 or top-1 and top-5 of the paper, None if it gives no number. Without a
+    `spec` the method is not run here."""
 
     network: str
     method: str
     reported: tuple[float | None, ...] = (None,)
-    cell: Cell | None = None
+    spec: RunSpec | None = None
     note: str = ""
 
     def figure(self, measure: int) -> float | None:
-        """The paper's top-1 (0) or top-5 (1), None where it has none."""
+        """Return the paper's top-1 (0) or top-5 (1), or None if it gives none."""
         return self.reported[measure] if measure < len(self.reported) else None
 
 
 @dataclass(frozen=True)
 class Study:
-    """A table or figure: `title` without data set and budget, and what the paper says of its outcome in `finding`."""
+    """A table or figure: `title` without data set and budget; `finding` is what the paper concludes from it."""
 
     name: str
     title: str
@@ -46,38 +46,38 @@ class Study:
 
     @property
     def digits(self) -> int:
-        """After the point, as the paper prints accuracies."""
+        """Digits after the point, as the paper prints accuracies."""
         return 1 if self.dataset == "imagenet" else 2
 
     @property
-    def cells(self) -> list[Cell]:
-        """Each once, in the order of the rows."""
-        return list({row.cell.name: row.cell for row in self.rows if row.cell}.values())
+    def specs(self) -> list[RunSpec]:
+        """Each run once, in the order of the rows."""
+        return list({row.spec.name: row.spec for row in self.rows if row.spec}.values())
 
 
-def cell(recipe: str, suffix: str = "", **changes) -> Cell:
-    """The cell of a recipe, or under a name with a suffix a changed one: noise__eta is the key noise.eta."""
-    return Cell(recipe.replace("/", "_") + suffix, recipe, {key.replace("__", "."): changes[key] for key in changes})
+def spec(recipe: str, suffix: str = "", **changes) -> RunSpec:
+    """Return the run of a recipe, or a changed one whose name has a suffix: noise__eta is the key noise.eta."""
+    return RunSpec(recipe.replace("/", "_") + suffix, recipe, {key.replace("__", "."): changes[key] for key in changes})
 
 
 HALF_BINARY = "activations of two bits"
 SAME_SHORTCUTS = "run here on Bi-Real's shortcuts with PReLU"
 
 
-def _resnet20(method: str) -> Cell:
-    return cell(f"cifar10/resnet20_{method}")
+def _resnet20(method: str) -> RunSpec:
+    return spec(f"cifar10/resnet20_{method}")
 
 
-def _vgg_small(method: str) -> Cell:
-    return cell(f"cifar10/vgg_small_{method}")
+def _vgg_small(method: str) -> RunSpec:
+    return spec(f"cifar10/vgg_small_{method}")
 
 
-def _resnet18(method: str) -> Cell:
-    return cell(f"imagenet/resnet18_{method}")
+def _resnet18(method: str) -> RunSpec:
+    return spec(f"imagenet/resnet18_{method}")
 
 
-def _alexnet(method: str) -> Cell:
-    return cell(f"imagenet/alexnet_{method}")
+def _alexnet(method: str) -> RunSpec:
+    return spec(f"imagenet/alexnet_{method}")
 
 
 TABLE1 = Study(
@@ -122,9 +122,9 @@ TABLE3 = Study(
     "cifar10",
     (
         Row("ResNet-20", "DSQ", (84.11,), _resnet20("dsq")),
-        Row("ResNet-20", "DSQ with noise", (84.46,), cell("cifar10/resnet20_dsq", "_noise", noise__enabled=True)),
+        Row("ResNet-20", "DSQ with noise", (84.46,), spec("cifar10/resnet20_dsq", "_noise", noise__enabled=True)),
         Row("ResNet-20", "BNN+", (84.59,), _resnet20("bnn_plus")),
-        Row("ResNet-20", "BNN+ with noise", (84.87,), cell("cifar10/resnet20_bnn_plus", "_noise", noise__enabled=True)),
+        Row("ResNet-20", "BNN+ with noise", (84.87,), spec("cifar10/resnet20_bnn_plus", "_noise", noise__enabled=True)),
         Row("ResNet-20", "FDA", (85.83,), _resnet20("fda_no_noise")),
         Row("ResNet-20", "FDA with noise", (86.20,), _resnet20("fda")),
     ),
@@ -135,8 +135,8 @@ TABLE4 = Study(
     "Table 4: eta of the noise module",
     "cifar10",
     (
-        Row("ResNet-20", "eta = 0", (85.27,), cell("cifar10/resnet20_fda", "_eta_none", noise__eta="none")),
-        Row("ResNet-20", "eta = a t", (85.93,), cell("cifar10/resnet20_fda", "_eta_linear", noise__eta="linear")),
+        Row("ResNet-20", "eta = 0", (85.27,), spec("cifar10/resnet20_fda", "_eta_none", noise__eta="none")),
+        Row("ResNet-20", "eta = a t", (85.93,), spec("cifar10/resnet20_fda", "_eta_linear", noise__eta="linear")),
         Row("ResNet-20", "eta = a sin(t)", (86.20,), _resnet20("fda")),
     ),
     "The sine is best, and without eta the noise module costs accuracy.",
@@ -175,8 +175,8 @@ TABLE5 = Study(
 )
 
 
-def _fixed_n(n: int) -> Cell:
-    return cell("cifar10/resnet20_fda", f"_n{n}", schedules__n__setting=1, schedules__n__n_p=n)
+def _fixed_n(n: int) -> RunSpec:
+    return spec("cifar10/resnet20_fda", f"_n{n}", schedules__n__setting=1, schedules__n__n_p=n)
 
 
 FIGURE3_N = (1, 3, 5, 7, 9, 12, 15, 18)  # n + 1 cosines each; the paper prints a curve without its points
@@ -184,7 +184,7 @@ FIGURE3 = Study(
     "figure3",
     "Figure 3: accuracy and step time against n",
     "cifar10",
-    tuple(Row("ResNet-20", f"n = {n}", cell=_fixed_n(n)) for n in FIGURE3_N),
+    tuple(Row("ResNet-20", f"n = {n}", spec=_fixed_n(n)) for n in FIGURE3_N),
     "Accuracy saturates near n = 10, while the time of a step grows with n; here the gradient has a closed form.",
 )
 FIGURE4 = Study(
@@ -192,15 +192,15 @@ FIGURE4 = Study(
     "Figure 4: three settings of n",
     "cifar10",
     (
-        Row("ResNet-20", "setting 1: n = 9", cell=_fixed_n(9)),
+        Row("ResNet-20", "setting 1: n = 9", spec=_fixed_n(9)),
         Row(
             "ResNet-20",
             "setting 2: n from 1 to 9",
-            cell=cell("cifar10/resnet20_fda", "_n_from_1", schedules__n__setting=2),
+            spec=spec("cifar10/resnet20_fda", "_n_from_1", schedules__n__setting=2),
         ),
         Row("ResNet-20", "setting 3: n from 9 to 18", (86.20,), _resnet20("fda")),
     ),
-    "Setting 3 is best; the paper prints curves, and of their ends that of setting 3 alone as a figure.",
+    "Setting 3 is best; the paper prints curves, and a number only for the end of setting 3.",
 )
 
 STUDIES = {study.name: study for study in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE3, FIGURE4)}

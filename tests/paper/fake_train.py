@@ -1,5 +1,5 @@
-"""Stands for train.py: takes its arguments, leaves what it leaves, at once. `behaviours.json` beside it says how the
-run of a cell ends."""
+"""Replacement for train.py: takes its arguments and writes its files at once. `behaviours.json` next to it tells how a
+run ends."""
 
 import json
 import signal

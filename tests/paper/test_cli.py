@@ -1,4 +1,4 @@
-"""python -m src.paper: what it runs, skips, goes on with and reports, over a stand-in for train.py."""
+"""python -m src.paper: what it runs, skips, resumes and reports, with a replacement for train.py."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ TABLE2 = ["cifar10_resnet20_dorefa", "cifar10_resnet20_fda_no_noise", "cifar10_r
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A folder whose train.py is the stand-in; signals are as before afterwards."""
+    """A folder whose train.py is the replacement; signal handlers are restored afterwards."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "train.py").write_text((Path(__file__).with_name("fake_train.py")).read_text())
@@ -39,7 +39,7 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def behave(root: Path, **behaviours: str) -> None:
-    """How each cell's run ends: finish, fail, crash or wait."""
+    """Set how runs end, by their name: finish, fail, crash or wait."""
     (root / "behaviours.json").write_text(json.dumps(behaviours))
 
 
@@ -59,10 +59,10 @@ def table(output: Path, name: str = "table2") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_runs_every_cell_with_every_seed_and_reports_mean_and_spread(stand_in, tmp_path, capsys):
+def test_executes_every_run_with_every_seed_and_reports_mean_and_spread(stand_in, tmp_path, capsys):
     output = tmp_path / "out"
     assert call(output, "--seeds", "2") == 0
-    assert calls(stand_in) == [f"{cell} seed{seed} new" for seed in (0, 1) for cell in TABLE2]
+    assert calls(stand_in) == [f"{name} seed{seed} new" for seed in (0, 1) for name in TABLE2]
     rows = table(output)
     assert [row["method"] for row in rows] == ["STE", "sine module", "sine and noise modules"]
     for row in rows:
@@ -79,11 +79,11 @@ def test_runs_every_cell_with_every_seed_and_reports_mean_and_spread(stand_in, t
 def test_the_config_of_a_run_is_one_that_anybody_can_run(stand_in, tmp_path):
     output = tmp_path / "out"
     call(output)
-    file = output / "cells/cifar10_resnet20_dorefa/seed0.yaml"
+    file = output / "runs/cifar10_resnet20_dorefa/seed0.yaml"
     config = runs.load_config(file)
     assert (config.network.estimator, config.noise.enabled) == ("clipped_ste", False)
     assert (config.data.name, config.train.epochs, config.seed) == ("digits", 2, 0)
-    assert "optimizer" not in file.read_text(), "it names what differs from the default alone"
+    assert "optimizer" not in file.read_text(), "it names only what differs from the default"
 
 
 def test_finished_runs_are_not_run_again_and_studies_share_them(stand_in, tmp_path):
@@ -109,7 +109,7 @@ def test_a_failed_run_does_not_lose_the_others_and_is_tried_again(stand_in, tmp_
     behave(stand_in)
     calls(stand_in)
     assert call(output, "--resume") == 0
-    assert calls(stand_in) == [f"{cell} seed0 new" for cell in TABLE2[:2]]
+    assert calls(stand_in) == [f"{name} seed0 new" for name in TABLE2[:2]]
     assert "failed, seed" not in (output / "table2.md").read_text()
 
 
@@ -127,7 +127,7 @@ def test_a_signal_goes_to_the_run_under_way_which_resume_goes_on_with(stand_in, 
     assert call(output) == 143
     thread.join()
     assert "go on with the same command and --resume" in capsys.readouterr().out
-    assert calls(stand_in) == [f"{cell} seed0 new" for cell in TABLE2[:2]]
+    assert calls(stand_in) == [f"{name} seed0 new" for name in TABLE2[:2]]
     assert call(output) == 2
     assert "seed0 was begun and not finished: go on with --resume" in capsys.readouterr().err
     assert call(output, "--resume") == 0
@@ -159,12 +159,12 @@ def test_a_run_that_outlived_its_command_is_waited_for(stand_in, tmp_path, capsy
         lambda run: (shutil.rmtree(run), run.with_suffix(".log").unlink(), run.with_suffix(".log").mkdir()),
         lambda run: (shutil.rmtree(run.parent), run.parent.write_text("a file")),
     ],
-    ids=["no config", "broken config", "log is a folder", "cell is a file"],
+    ids=["no config", "broken config", "log is a folder", "folder is a file"],
 )
 def test_a_damaged_run_does_not_lose_the_others(stand_in, tmp_path, damage, capsys):
     output = tmp_path / "out"
     call(output)
-    damage(output / "cells/cifar10_resnet20_dorefa/seed0")
+    damage(output / "runs/cifar10_resnet20_dorefa/seed0")
     assert call(output, "--resume", "--seeds", "2") == 1
     assert [row["runs"] for row in table(output)][1:] == ["2", "2"]
     assert "failed, seed 0: " in (output / "table2.md").read_text()
@@ -175,7 +175,7 @@ def test_a_damaged_run_does_not_lose_the_others(stand_in, tmp_path, damage, caps
 def test_a_damaged_table_of_metrics_is_made_again_by_going_on(stand_in, tmp_path, content):
     output = tmp_path / "out"
     call(output)
-    (output / "cells/cifar10_resnet20_dorefa/seed0/metrics.csv").write_text(content)
+    (output / "runs/cifar10_resnet20_dorefa/seed0/metrics.csv").write_text(content)
     calls(stand_in)
     assert call(output) == 2
     assert call(output, "--resume") == 0
@@ -205,7 +205,7 @@ def test_keys_that_are_nothing_reach_a_run_that_goes_on(stand_in, tmp_path):
     assert call(output, "--train.save_every_steps", "null", "--download", "false") == 1
     behave(stand_in)
     assert call(output, "--resume", "--train.save_every_steps", "null", "--download", "false") == 0
-    log = (output / "cells/cifar10_resnet20_dorefa/seed0.log").read_text()
+    log = (output / "runs/cifar10_resnet20_dorefa/seed0.log").read_text()
     assert "--resume" in log and "--data.download false --train.save_every_steps null" in log
 
 
@@ -213,7 +213,7 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(stand_in, tmp_path, ca
     output = tmp_path / "out"
     assert call(output, "--dry-run", name="figure4") == 0
     said = capsys.readouterr().out
-    assert "Figure 4: three settings of n: 3 cells, 3 runs" in said
+    assert "Figure 4: three settings of n: 3 runs in " in said
     assert said.count(" new ") == 3 and "in all about" in said
     assert not output.exists() and calls(stand_in) == []
 

@@ -1,6 +1,9 @@
 """The spectra of figure 1, against closed forms and adaptive quadrature."""
 
 import csv
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from scipy.integrate import quad
 from src import cli
 from src.paper import __main__ as paper
 from src.paper import figure1
+from tests.helpers import processes
 
 ORDERS = 2 * np.arange(figure1.HARMONICS) + 1
 
@@ -44,7 +48,7 @@ def test_sign_swish_is_the_antiderivative_of_the_estimator():
     np.testing.assert_allclose(slope[1:-1], derivative[1:-1], atol=2e-3)
 
 
-def test_the_door_writes_page_table_and_picture(tmp_path, capsys):
+def test_the_command_writes_page_table_and_figure(tmp_path, capsys):
     assert cli.run(paper.main, ["figure1", "--output_dir", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.count("figure1.") == 3
     with (tmp_path / "out/figure1.csv").open() as file:
@@ -54,3 +58,12 @@ def test_the_door_writes_page_table_and_picture(tmp_path, capsys):
     page = (tmp_path / "out/figure1.md").read_text()
     assert "| sine combination |" in page and "(figure1.png)" in page
     assert (tmp_path / "out/figure1.png").stat().st_size > 50_000
+
+
+def test_figures_need_no_interactive_backend(tmp_path):
+    """In a notebook's environment MPLBACKEND names a backend that only the notebook has."""
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    command = [sys.executable, "-m", "src.paper", "figure1", "--output_dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=processes.ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figure1.png").stat().st_size > 50_000

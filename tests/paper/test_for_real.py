@@ -31,12 +31,12 @@ def begin(output: Path, *study) -> subprocess.Popen:
 def kill_in_the_middle(output: Path, *study) -> list[Path]:
     """Kills the command and its run once the second run has a checkpoint; the run folders that are there then."""
     process = begin(output, *study)
-    processes.wait_for(lambda: len(list(output.glob("cells/*/seed0/last.ckpt"))) >= 2, process)
+    processes.wait_for(lambda: len(list(output.glob("runs/*/seed0/last.ckpt"))) >= 2, process)
     process.kill()
     process.wait()
-    for folder in output.glob("cells/*/seed0"):
+    for folder in output.glob("runs/*/seed0"):
         subprocess.run(["pkill", "-KILL", "-f", str(folder)])
-    return list(output.glob("cells/*/seed0"))
+    return list(output.glob("runs/*/seed0"))
 
 
 def go_on(output: Path, *study) -> str:
@@ -52,7 +52,7 @@ def table(file: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_table2_on_digits_is_killed_and_goes_on(tmp_path):
+def test_table2_on_digits_is_killed_and_resumed(tmp_path):
     output = tmp_path / "out"
     assert len(kill_in_the_middle(output, *TABLE2)) == 2
     said = go_on(output, *TABLE2)
@@ -60,8 +60,8 @@ def test_table2_on_digits_is_killed_and_goes_on(tmp_path):
     rows = table(output / "table2.csv")
     assert [row["runs"] for row in rows] == ["1", "1", "1"]
     assert all(0 < float(row["top1_mean"]) < 100 for row in rows)
-    for cell in output.glob("cells/*"):
-        assert len(table(cell / "seed0/metrics.csv")) == 1
+    for folder in output.glob("runs/*"):
+        assert len(table(folder / "seed0/metrics.csv")) == 1
     assert "**Not results.**" in (output / "table2.md").read_text()
 
 
@@ -69,21 +69,21 @@ def test_table2_on_digits_is_killed_and_goes_on(tmp_path):
 def test_sigterm_reaches_the_run_which_saves(tmp_path):
     output = tmp_path / "out"
     process = begin(output, *TABLE2[:-1], "40")
-    processes.wait_for(lambda: any(output.glob("cells/*/seed0/last.ckpt")), process)
+    processes.wait_for(lambda: any(output.glob("runs/*/seed0/last.ckpt")), process)
     os.kill(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=processes.PATIENCE)
     assert process.returncode == 143, said
-    assert "cifar10_resnet20_dorefa is begun: go on with the same command and --resume" in said
-    assert "stopped and saved" in (output / "cells/cifar10_resnet20_dorefa/seed0.log").read_text()
+    assert "cifar10_resnet20_dorefa is begun: continue with the same command and --resume" in said
+    assert "stopped and saved" in (output / "runs/cifar10_resnet20_dorefa/seed0.log").read_text()
 
 
 @pytest.mark.slow
-def test_table5_on_200_pictures_is_killed_and_goes_on(tmp_path):
+def test_table5_on_200_images_is_killed_and_resumed(tmp_path):
     tree = write_tree(tmp_path / "tree", train=160, test=40, size=(120, 100))
     output = tmp_path / "out"
-    study = (*TABLE5, "--data_path", tree, "--data_name", "200 made pictures")
+    study = (*TABLE5, "--data_path", tree, "--data_name", "200 made images")
     assert len(kill_in_the_middle(output, *study)) == 2
     go_on(output, *study)
-    rows = [row for row in table(output / "table5.csv") if row["cell"]]
+    rows = [row for row in table(output / "table5.csv") if row["run"]]
     assert len(rows) == 11 and {row["runs"] for row in rows} == {"1"}
-    assert "200 made pictures, 1 of 256 epochs of 2 steps, batch 8, seed 0." in (output / "table5.md").read_text()
+    assert "200 made images, 1 of 256 epochs of 2 steps, batch 8, seed 0." in (output / "table5.md").read_text()

@@ -1,4 +1,4 @@
-"""The studies' cells and the recipes behind them."""
+"""The runs of the studies and the recipes behind them."""
 
 import re
 from itertools import combinations
@@ -7,44 +7,44 @@ import pytest
 
 from src.config import Config, load_config
 from src.paper.runs import ROOT, recipe_file
-from src.paper.studies import FIGURE3, STUDIES, TABLE1, TABLE5, Cell
+from src.paper.studies import FIGURE3, STUDIES, TABLE1, TABLE5, RunSpec
 
-CELLS = {cell.name: cell for study in STUDIES.values() for cell in study.cells}
+SPECS = {spec.name: spec for study in STUDIES.values() for spec in study.specs}
 RECIPES = sorted(file for folder in ("cifar10", "imagenet") for file in (ROOT / "configs" / folder).glob("*.yaml"))
 NOT_IN_THE_PAPER = {"resnet20_fda_clip"}
 
 
-def resolved(cell: Cell) -> Config:
-    return load_config(recipe_file(cell), {**cell.changes, "output_dir": "run"})
+def resolved(spec: RunSpec) -> Config:
+    return load_config(recipe_file(spec), {**spec.changes, "output_dir": "run"})
 
 
-def test_cells_of_one_name_are_one_run():
+def test_specs_of_one_name_are_one_run():
     for study in STUDIES.values():
-        for cell in study.cells:
-            assert resolved(cell) == resolved(CELLS[cell.name])
+        for spec in study.specs:
+            assert resolved(spec) == resolved(SPECS[spec.name])
 
 
-def test_cells_of_other_names_are_other_runs():
-    configs = {name: resolved(cell) for name, cell in CELLS.items()}
-    for first, second in combinations(CELLS, 2):
+def test_specs_of_other_names_are_other_runs():
+    configs = {name: resolved(spec) for name, spec in SPECS.items()}
+    for first, second in combinations(SPECS, 2):
         assert configs[first] != configs[second], f"{first} and {second} would train the same twice"
 
 
 def test_a_run_that_two_studies_share_has_one_figure_in_the_paper():
-    for name in CELLS:
+    for name in SPECS:
         figures = {
             row.reported
             for study in STUDIES.values()
             for row in study.rows
-            if row.cell and row.cell.name == name and row.reported != (None,)
+            if row.spec and row.spec.name == name and row.reported != (None,)
         }
         assert len(figures) <= 1, name
 
 
 def test_studies_share_what_they_can():
-    rows = [row for study in STUDIES.values() for row in study.rows if row.cell]
-    on_imagenet = [cell for cell in CELLS.values() if resolved(cell).data.name == "imagenet"]
-    assert (len(rows), len(CELLS), len(on_imagenet)) == (48, 39, 11)
+    rows = [row for study in STUDIES.values() for row in study.rows if row.spec]
+    on_imagenet = [spec for spec in SPECS.values() if resolved(spec).data.name == "imagenet"]
+    assert (len(rows), len(SPECS), len(on_imagenet)) == (48, 39, 11)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_studies_share_what_they_can():
     ],
 )
 def test_the_methods_that_run(study, network, methods):
-    assert {row.method for row in study.rows if row.network == network and row.cell} == methods
+    assert {row.method for row in study.rows if row.network == network and row.spec} == methods
 
 
 def test_figure3_changes_n_alone():
-    terms = [resolved(cell).schedules.n for cell in FIGURE3.cells]
+    terms = [resolved(spec).schedules.n for spec in FIGURE3.specs]
     assert {schedule.setting for schedule in terms} == {1}
     assert [f"n = {schedule.n_p}" for schedule in terms] == [row.method for row in FIGURE3.rows]
 
@@ -80,7 +80,7 @@ def test_a_recipe_opens_with_its_source_its_command_and_what_to_expect(file):
         row.reported
         for study in STUDIES.values()
         for row in study.rows
-        if row.cell and recipe_file(row.cell) == file and not row.cell.changes and row.reported[0] is not None
+        if row.spec and recipe_file(row.spec) == file and not row.spec.changes and row.reported[0] is not None
     )
     for figure in figures:
         digits = 1 if file.parent.name == "imagenet" else 2
@@ -89,8 +89,8 @@ def test_a_recipe_opens_with_its_source_its_command_and_what_to_expect(file):
 
 
 def test_the_recipes_are_those_of_section_3():
-    for cell in CELLS.values():
-        config = resolved(cell)
+    for spec in SPECS.values():
+        config = resolved(spec)
         if config.data.name == "cifar10":
             assert (config.train.epochs, config.data.batch_size) == (400, 128)
             optimizer = config.optimizer
@@ -104,5 +104,5 @@ def test_the_recipes_are_those_of_section_3():
             assert (config.optimizer.name, config.optimizer.lr, config.optimizer.momentum) == ("adam", 1e-3, 0.9)
             assert (config.optimizer.weight_decay, config.scheduler.name) == (0.0, "polynomial_decay")
         if config.network.binary:
-            fda_with_noise = "_fda" in cell.name and not cell.name.endswith("_no_noise")
-            assert config.noise.enabled == (fda_with_noise or cell.name.endswith(("dsq_noise", "plus_noise")))
+            fda_with_noise = "_fda" in spec.name and not spec.name.endswith("_no_noise")
+            assert config.noise.enabled == (fda_with_noise or spec.name.endswith(("dsq_noise", "plus_noise")))
