@@ -24,7 +24,9 @@ from pydantic import (
 
 from .errors import UserError
 
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "default_config.yaml"  # as installed by pip
+if not DEFAULT_CONFIG.is_file():
+    DEFAULT_CONFIG = DEFAULT_CONFIG.parent.parent / DEFAULT_CONFIG.name  # in the repository
 # What stands below these is checked by the network and the estimators.
 FREE_KEYS = ("network.options", "network.estimator_options", "network.weight_estimator_options")
 
