@@ -56,6 +56,7 @@ NO_MINDSPORE = [
     "paper.plots",
     "paper.report",
     "paper.runs",
+    "paper.sine_module",
     "paper.studies",
     "preprocessing",
     "run_dir",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import processes
 from tests.helpers.processes import ROOT
 
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "requirements.txt", "default_config.yaml")
@@ -94,7 +95,11 @@ def use(python: Path, folder: Path, how: str) -> str:
         (folder / "elsewhere" / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
     (folder / "use.py").write_text(USE)
     done = subprocess.run(
-        [python, folder / "use.py", how], cwd=folder / "elsewhere", capture_output=True, text=True, timeout=1200
+        [python, folder / "use.py", how],
+        cwd=folder / "elsewhere",
+        capture_output=True,
+        text=True,
+        timeout=processes.PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

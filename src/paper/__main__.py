@@ -12,6 +12,7 @@ input; 128 + n stopped by signal n, the current run is saved.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data_name", metavar="TEXT", help="name of the data in titles; default: CIFAR-10, ImageNet")
     cli.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and then matplotlib refuses to start
     output = Path(overrides.pop("output_dir", "runs/paper"))
     if arguments.name == "figure1":
         return draw_figure1(output, arguments, overrides)

@@ -3,15 +3,12 @@
 python -m src.paper.sine_module docs/sine_module.png
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from .. import cli
-from ..binary.fourier import partial_sum, partial_sum_derivative
-from .plots import new_figure, save
+from .. import cli, runtime
 
 OMEGA = 0.1
 TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the default schedule starts and ends
@@ -19,6 +16,11 @@ TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the defaul
 
 def draw(path: Path) -> None:
     """Write the figure as a PNG: the functions, and their derivatives near 0 and over more than a period."""
+    import numpy as np
+
+    from ..binary.fourier import partial_sum, partial_sum_derivative
+    from .plots import new_figure, save
+
     figure = new_figure(13, 3.8)
     space, near, far = figure.subplots(1, 3)
     t = np.linspace(-4, 4, 2001)
@@ -49,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m src.paper.sine_module", description=__doc__)
     parser.add_argument("output", help="the PNG to write")
     path = Path(parser.parse_args(argv).output)
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and then matplotlib refuses to start
+    runtime.prepare_environment()
     draw(path)
     print(path)
     return 0

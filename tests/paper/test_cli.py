@@ -126,10 +126,10 @@ def test_a_signal_goes_to_the_run_under_way_which_resume_goes_on_with(stand_in, 
     thread.start()
     assert call(output) == 143
     thread.join()
-    assert "go on with the same command and --resume" in capsys.readouterr().out
+    assert "continue with the same command and --resume" in capsys.readouterr().out
     assert calls(stand_in) == [f"{name} seed0 new" for name in TABLE2[:2]]
     assert call(output) == 2
-    assert "seed0 was begun and not finished: go on with --resume" in capsys.readouterr().err
+    assert "seed0 was begun and not finished: continue with --resume" in capsys.readouterr().err
     assert call(output, "--resume") == 0
     assert calls(stand_in) == [f"{TABLE2[1]} seed0 resume", f"{TABLE2[2]} seed0 new"]
 
