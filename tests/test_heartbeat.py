@@ -1,5 +1,6 @@
-"""What a worker writes for its launcher: how long what it does may take; and what it does without a launcher."""
+"""A worker's heartbeat: what it writes, how long a thing may take, and what happens when the launcher has ended."""
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from src.heartbeat import FIRST_SECONDS, MIN_SECONDS, SAVING_SECONDS, Heartbeat
 
 
 class Clock:
-    """A clock that stands still until it is set forward."""
+    """A clock that advances only when told to."""
 
     def __init__(self):
         self.seconds = 1000.0
@@ -21,14 +22,16 @@ class Clock:
     def monotonic(self) -> float:
         return self.seconds
 
+    time = monotonic
+
 
 @pytest.fixture
 def clock(tmp_path, monkeypatch) -> Clock:
-    """Stands in for the machine's clock; a launcher waits for what is written to tmp_path."""
+    """Replaces the machine's clock. Heartbeats go to tmp_path."""
     clock = Clock()
     monkeypatch.setattr(heartbeat, "time", clock)
     monkeypatch.setenv(heartbeat.FOLDER, str(tmp_path))
-    monkeypatch.delenv(heartbeat.LAUNCH, raising=False)
+    monkeypatch.delenv(heartbeat.RUN_ID, raising=False)
     return clock
 
 
@@ -67,12 +70,32 @@ def test_nothing_has_less_than_the_least_limit(clock, limit):
     [("5", [FIRST_SECONDS, 5.0, SAVING_SECONDS]), ("7200", [7200.0] * 3), ("0", [None] * 3)],
 )
 def test_the_launcher_may_set_the_least_limit_or_none(least, expected, clock, limit, monkeypatch):
-    monkeypatch.setenv(heartbeat.MIN_SECONDS_VARIABLE, least)
+    monkeypatch.setenv(heartbeat.HANG_SECONDS, least)
     beat, limits = Heartbeat(0), []
     for seconds in (None, None, SAVING_SECONDS):
         beat.note("step", seconds=seconds)
         limits.append(limit())
     assert limits == expected
+
+
+def test_the_launcher_reads_what_the_worker_wrote(clock, tmp_path):
+    Heartbeat(3).note("step", " 17 of epoch 3", waiting=True)
+    found = heartbeat.read(tmp_path, 3)
+    assert (found.doing, found.waiting, found.until) == ("step 17 of epoch 3", True, clock.seconds + FIRST_SECONDS)
+    assert heartbeat.read(tmp_path, 0) is None
+
+
+def test_a_heartbeat_that_cannot_be_written_is_removed(clock, tmp_path, monkeypatch):
+    """An old one would look like a worker that hangs."""
+    beat = Heartbeat(0)
+    beat.note("step")
+
+    def full_disk(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full_disk)
+    beat.note("step")
+    assert not (tmp_path / "0").exists() and heartbeat.read(tmp_path, 0) is None
 
 
 @pytest.mark.parametrize("waited_for", [True, False], ids=["gone", "zombie"])
@@ -81,7 +104,7 @@ def test_a_worker_whose_launcher_has_ended_asks_itself_once_to_stop(waited_for, 
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     launcher = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        monkeypatch.setenv(heartbeat.LAUNCH, f"{launcher.pid}-0123abcd")
+        monkeypatch.setenv(heartbeat.RUN_ID, f"{launcher.pid}-0123abcd")
         beat = Heartbeat(0)
         beat.note("step")
         assert received == []

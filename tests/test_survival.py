@@ -17,7 +17,7 @@ from src.config import load_config
 from src.errors import UserError, WriteError
 from src.launch.cluster import Cluster, at_open_port
 from src.launch.logs import HUNG
-from src.launch.processes import Launch
+from src.launch.processes import Supervisor
 from src.run_dir import epoch_checkpoints, lock_run_dir
 from src.training import callbacks
 from src.training.trainer import Progress, Trainer
@@ -176,10 +176,10 @@ def test_sigterm_in_an_evaluation_saves_and_ends_before_its_end(tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_worker_that_differs_from_the_others_is_named_and_the_run_ends(tmp_path):
-    launch = Launch(
+    supervisor = Supervisor(
         at_open_port(Cluster(3, 0)), tmp_path, [failing_worker.__file__, "differ", "1", str(tmp_path / "run")]
     )
-    assert launch.run() == 2
+    assert supervisor.run() == 2
     logs = "".join((tmp_path / f"worker_{rank}.log").read_text() for rank in range(3))
     assert "error: worker 1 of 3 differs from the others after epoch 2, in weights, statistics or schedules" in logs
     assert "Traceback" not in logs
@@ -189,10 +189,10 @@ def test_a_worker_that_differs_from_the_others_is_named_and_the_run_ends(tmp_pat
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_named_all_end_soon_and_the_run_goes_on(tmp_path, capfd):
     command = [failing_worker.__file__, "hang", "1", str(tmp_path / "run")]
-    launch = Launch(at_open_port(Cluster(2, 0)), tmp_path, command)
+    supervisor = Supervisor(at_open_port(Cluster(2, 0)), tmp_path, command)
     log = tmp_path / "worker_1.log"
     ended: list[int] = []
-    thread = threading.Thread(target=lambda: ended.append(launch.run()))
+    thread = threading.Thread(target=lambda: ended.append(supervisor.run()))
     thread.start()
     while "hanging" not in (log.read_text() if log.exists() else ""):
         assert not ended
@@ -202,7 +202,9 @@ def test_a_worker_that_hangs_is_named_all_end_soon_and_the_run_goes_on(tmp_path,
     with capfd.disabled():
         print(f"ended {time.monotonic() - started:.0f} s after the worker began to hang")
     assert time.monotonic() - started < 300 and ended == [HUNG]
-    assert re.search(r"error: worker 1 hangs since \d+ s \(reading images of epoch 2\); see", capfd.readouterr().err)
+    assert re.search(
+        r"error: worker 1 has been hanging for \d+ s \(reading images of epoch 2\); see", capfd.readouterr().err
+    )
     assert checkpoints.newest(tmp_path / "run")[0].state["epoch"] == 1
 
 

@@ -1,1 +1,1 @@
-"""Starts a run's workers with msrun, on one machine or many, and watches them: python -m src.launch."""
+"""Start a run's workers with msrun, on one machine or many, and watch them: python -m src.launch."""

@@ -1,7 +1,5 @@
-"""Which machines train together and which of them this one is: by flags, a scheduler's variables, a rank table.
-
-Reads and checks only; distribute.py starts the workers.
-"""
+"""Find out which machines train together, and which of them this one is: from flags, a scheduler's variables, or a rank
+table. Reads and checks only; processes.py starts the workers."""
 
 import errno
 import json
@@ -15,9 +13,9 @@ from pathlib import Path
 
 from ..errors import UserError
 
-DEFAULT_PORT = 8118  # msrun's own, for several machines, which must agree on one; a single machine takes a free one
+DEFAULT_PORT = 8118  # msrun's own, for several machines, which must use the same. One machine takes a free port
 LOOPBACK = "127.0.0.1"
-MAX_WORKERS = 256  # of one machine
+MAX_WORKERS = 256  # on one machine
 
 Variables = Mapping[str, str]
 
@@ -27,14 +25,14 @@ class Cluster:
     """The workers of one run, the same number on each machine, and this machine's place.
 
     Args:
-        workers: how many in all.
+        workers: how many on all machines together.
         master_port: where they meet, on the machine of `master_addr`, which is number 0.
         nodes: how many machines.
         node_rank: this machine's number, from 0.
-        timeout: seconds that workers wait for each other when they start.
-        rank_table: a file for Ascend's collective communication.
-        devices: with a rank table, the ids of each machine's devices.
-        sources: what told about the machines, for people.
+        timeout: seconds that the workers wait for each other at the start.
+        rank_table: the file for Ascend's collective communication.
+        devices: ids of each machine's devices, from the rank table.
+        sources: the flags and variables that this was read from, for people.
     """
 
     workers: int
@@ -60,16 +58,16 @@ class Cluster:
         return rank // self.local_workers
 
     def others(self) -> str:
-        """The other machines, for people: machine 1; machines 0, 2, 3."""
+        """The other machines, for people, such as "machine 1" or "machines 0, 2, 3"."""
         numbers = [str(number) for number in range(self.nodes) if number != self.node_rank]
         return f"machine{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
     def environment(self) -> dict[str, str]:
-        """What the workers' environment needs for this cluster, unless the user has set it."""
+        """Variables that the workers need for this cluster, unless the user has set them."""
         return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(self.devices[self.node_rank])} if self.devices else {}
 
     def msrun_arguments(self, log_dir: Path) -> list[str]:
-        """msrun's own, up to the command that each worker runs."""
+        """msrun's own arguments, which come before the command that each worker runs."""
         return [
             f"--worker_num={self.workers}",
             f"--local_worker_num={self.local_workers}",
@@ -80,7 +78,7 @@ class Cluster:
             *([f"--rank_table_file={self.rank_table}"] if self.rank_table else []),
             f"--log_dir={log_dir}",
             "--join=True",
-            f"--tail_worker_log={self.workers}",  # no such worker: none
+            f"--tail_worker_log={self.workers}",  # a worker that does not exist: msrun itself shows no log
         ]
 
     def describe(self) -> str:
@@ -91,7 +89,7 @@ class Cluster:
 
 
 def first_slurm_host(nodes: str) -> str:
-    """The first of Slurm's compressed list of hosts, such as n[3-5,9]."""
+    """The first host of a list in Slurm's notation, such as n[3-5,9]."""
     try:
         done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
         return done.stdout.split()[0]
@@ -109,9 +107,9 @@ def length_of_list(hosts: str) -> str:
     return str(len(hosts.split(",")))
 
 
-# What no flag gives is looked up here, in this order: variable, and how to read it if it is not the value itself. First
-# those that PyTorch users know, then Slurm's, of the step before those of its job, which may have more machines, then
-# those of Volcano, which is also below Huawei's ModelArts.
+# A flag that is not given is looked up here, in this order: variable, and how to read its value. First the variables
+# that PyTorch users know, then Slurm's (of the step before those of the job, which may have more machines), then
+# Volcano's, which Huawei's ModelArts sets too.
 VARIABLES: dict[str, dict[str, Callable[[str], str]]] = {
     "nodes": {
         "NNODES": str,
@@ -132,14 +130,14 @@ VARIABLES: dict[str, dict[str, Callable[[str], str]]] = {
 
 
 def find(options: Namespace, variables: Variables = os.environ) -> Cluster:
-    """The cluster that the launcher's flags describe, and the variables where they are silent.
+    """The cluster that the launcher's flags describe, or the variables where a flag is not given.
 
     Args:
-        options: workers, nodes, node_rank, master_addr, master_port, timeout, rank_table, device_target; None: not
-            given. Without a port one machine gets 0: any free one.
+        options: workers, nodes, node_rank, master_addr, master_port, timeout, rank_table, device_target. None: not
+            given. One machine without a port gets port 0: any free one.
 
     Raises:
-        UserError: something is missing, out of range, or contradicts the rest.
+        UserError: something is missing, out of range, or contradicts something else.
     """
     if options.workers < 1:
         raise UserError(f"--workers is {options.workers}, but must be at least 1")
@@ -180,12 +178,12 @@ def find(options: Namespace, variables: Variables = os.environ) -> Cluster:
 
 
 def at_open_port(cluster: Cluster) -> Cluster:
-    """The same with a port that is free on the master's machine: on this one if it is number 0, and only then.
+    """The same cluster with a free port, checked if this machine is number 0, where the workers meet.
 
-    msrun starts its scheduler on the machine that has the master's address, whatever its number.
+    msrun starts its scheduler on the machine that has the master's address, even if another one is number 0.
 
     Raises:
-        UserError: the address or the port is not to be had.
+        UserError: the address or the port cannot be used.
     """
     name, port = cluster.master_addr, cluster.master_port
     try:
@@ -220,7 +218,7 @@ def at_open_port(cluster: Cluster) -> Cluster:
 
 
 def _look_up(key: str, given: dict, variables: Variables) -> tuple[int | str, str] | None:
-    """A flag's value, or that of the first variable that is set; and which of them it was."""
+    """The flag's value, or that of the first variable that is set, and the name of the flag or variable."""
     flag = f"--{key}"
     if given[key] is not None:
         return given[key], flag
@@ -230,7 +228,7 @@ def _look_up(key: str, given: dict, variables: Variables) -> tuple[int | str, st
             if key == "master_addr":
                 return value, name
             if not value.isdecimal():
-                raise UserError(f"{name} is {variables[name]!r}, but must be a whole number; {flag} goes before it")
+                raise UserError(f"{name} is {variables[name]!r}, but must be a whole number; or give {flag}")
             return int(value), name
     return None
 
@@ -255,10 +253,10 @@ def _require_port(name: str, port: int) -> None:
 
 
 def _devices(options: Namespace) -> tuple[tuple[str, ...], ...]:
-    """The ids of the devices of each machine of the rank table, in the order of their ranks; empty without a table.
+    """The ids of each machine's devices in the rank table, ordered by rank. Empty without a table.
 
     Raises:
-        UserError: it cannot be read, is no rank table, or is one for another run than this.
+        UserError: the file cannot be read, is no rank table, or describes another run.
     """
     if options.rank_table is None:
         return ()

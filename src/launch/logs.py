@@ -1,4 +1,4 @@
-"""What the logs of msrun, of its scheduler and of the workers say about the end of a run, in one sentence."""
+"""Read the logs of msrun, its scheduler and the workers: why a run ended, in one sentence."""
 
 import re
 import signal
@@ -11,16 +11,16 @@ HUNG = 124  # the exit code of timeout(1)
 FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")  # in msrun's log
 LOST = re.compile(r"The node: (\d+) is timed out")  # in the scheduler's log
 NOT_MET = re.compile(r"Building networking for MS_\w+ failed")  # there, and in a worker's
-CUT_OFF = re.compile(r"AllReduce\w*\] .*failed")  # in a worker's log: the others went away while it averaged with them
+CUT_OFF = re.compile(r"AllReduce\w*\] .*failed")  # in a worker's log: the others ended while it averaged with them
 UNREACHABLE = "Failed to initialize the node"  # in a worker's log: the scheduler did not answer
 
 
 class Logs:
-    """The logs that this machine's msrun writes.
+    """The logs of this machine's msrun.
 
     Args:
         folder: where they are.
-        cluster: whose they are.
+        cluster: the run's workers.
     """
 
     def __init__(self, folder: Path, cluster: Cluster):
@@ -28,7 +28,7 @@ class Logs:
         self.cluster = cluster
 
     def lost(self) -> str | None:
-        """The sentence about a worker that msrun's scheduler, which runs on machine 0, misses; None: it misses none."""
+        """A sentence about a worker that msrun's scheduler, on machine 0, lost contact with. None if all answer."""
         scheduler = self.text("scheduler.log")
         if lost := LOST.search(scheduler):
             rank = int(lost.group(1))
@@ -36,19 +36,19 @@ class Logs:
             who, log = f"worker {rank}", str(self.of(rank))
             if machine != self.cluster.node_rank:
                 who, log = f"{who} of machine {machine}", f"{self.of(rank).name} there"
-            return f"{who} does not answer any more: killed, stopped or cut off; see {log}"
+            return f"{who} no longer answers: killed, stopped or cut off; see {log}"
         if NOT_MET.search(scheduler):
             absent = self.cluster.others() if self.cluster.nodes > 1 else "a worker"
             return self.not_met(f"{absent} did not come", self.folder)
         return None
 
     def cut_off(self, rank: int) -> str:
-        """The sentence about a worker that could not average with the others."""
+        """A sentence about a worker that could not average with the others."""
         others = f"the workers of {self.cluster.others()}" if self.cluster.nodes > 1 else "another worker"
         return f"worker {rank} lost {others}; see the logs there, and {self.of(rank)}"
 
     def not_met(self, reason: str, log: Path) -> str:
-        """The sentence about workers that waited for each other in vain."""
+        """A sentence about workers that waited for each other in vain."""
         cluster = self.cluster
         return (
             f"the {cluster.workers} workers did not meet at {cluster.master_addr}:{cluster.master_port} within "
@@ -59,14 +59,14 @@ class Logs:
         return self.folder / f"worker_{rank}.log"
 
     def text(self, log: str) -> str:
-        """What a log says by now."""
+        """The content of a log so far; empty if there is no such file yet."""
         try:
             return (self.folder / log).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
 
     def failure(self) -> tuple[int, int] | None:
-        """The process and the exit code of the worker that failed first, as msrun logged them; -n: by signal n."""
+        """Process id and exit code of the worker that failed first, from msrun's log. -n: killed by signal n."""
         found = FAILURE.search(self.text("msrun.log"))
         return found and (int(found.group(1)), int(found.group(2)))
 
@@ -79,7 +79,7 @@ class Logs:
         if CUT_OFF.search(log):
             return HUNG, self.cut_off(rank)
         said = ""
-        if rank != self.cluster.first_rank:  # that one's output was shown
+        if rank != self.cluster.first_rank:  # whose output was shown
             said = "".join([line.removeprefix("error") for line in log.splitlines() if line.startswith("error: ")][-1:])
             if not said and status > 0:
                 print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)
@@ -87,7 +87,7 @@ class Logs:
 
 
 def end_of(status: int) -> str:
-    """How a process ended, in words; -n: by signal n."""
+    """How a process ended, in words. -n: by signal n."""
     if status >= 0:
         return f"ended with exit code {status}"
     hint = ", as the kernel does when memory runs out" if -status == signal.SIGKILL else ""
@@ -95,5 +95,5 @@ def end_of(status: int) -> str:
 
 
 def shell_code(status: int) -> int:
-    """A process's exit code as a shell has it: 128 + n for one that signal n ended."""
+    """A process's exit code as a shell gives it: 128 + n if signal n ended it."""
     return 128 - status if status < 0 else status

@@ -11,7 +11,7 @@ from .. import checkpoints, cli, runtime
 from .. import experiment as experiments
 from ..config import Config
 from ..files import make_folder, write_text
-from ..heartbeat import Heartbeat
+from ..heartbeat import ENDING, SAVING_SECONDS, Heartbeat
 from ..optimizers import base_learning_rate
 from ..run_dir import (
     CONFIG,
@@ -32,6 +32,7 @@ def train(config: Config, arguments: Namespace, worker: runtime.Worker, held: co
     """Build the experiment, train it, and return the exit code; `held` takes the lock of a new run's folder."""
     heartbeat = Heartbeat(worker.rank)
     heartbeat.note("starting")
+    held.callback(heartbeat.note, ENDING, seconds=SAVING_SECONDS)  # however this worker ends
     leader = worker.rank == 0
     # Read before anything is built, so that a bad file is known at once.
     checkpoint = initial = None

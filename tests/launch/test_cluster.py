@@ -117,7 +117,7 @@ def test_a_schedulers_variables_say_what_no_flag_says(variables, expected, tmp_p
             {"MASTER_PORT": "0"},
             "MASTER_PORT is 0, but must be 1024 to 65535",
         ),
-        ({}, {"NNODES": "two"}, "NNODES is 'two', but must be a whole number; --nodes goes before it"),
+        ({}, {"NNODES": "two"}, "NNODES is 'two', but must be a whole number; or give --nodes"),
         ({}, {"NNODES": "2", "NODE_RANK": "5", "MASTER_ADDR": "n0"}, "NODE_RANK is 5, but must be 0 to 1"),
         ({"nodes": 2}, {"SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "n[3-4]"}, "`scontrol show hostnames` gave no host"),
     ],

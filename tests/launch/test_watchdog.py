@@ -1,23 +1,24 @@
-"""Which of several workers is found to hang, by what they wrote and by the state of their processes."""
+"""Which of several workers hangs, by their heartbeats and by the states of their processes."""
 
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
+from src import heartbeat
 from src.launch import watchdog
 from src.launch.watchdog import Watch
 
 
 @pytest.fixture
-def processes() -> Iterator[dict[int, int]]:
+def processes() -> Iterator[dict[int, psutil.Process]]:
     """Two sleeping processes as workers: rank -> process."""
     started = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
-    yield {rank: process.pid for rank, process in enumerate(started)}
+    yield {rank: psutil.Process(process.pid) for rank, process in enumerate(started)}
     for process in started:
         process.kill()
         process.wait()
@@ -25,7 +26,7 @@ def processes() -> Iterator[dict[int, int]]:
 
 @pytest.fixture
 def tell(tmp_path) -> Callable[..., None]:
-    """Writes what a worker says of itself; `left`: seconds to its deadline."""
+    """Writes a worker's heartbeat; `left`: seconds to its deadline."""
 
     def write(rank: int, left: float | None, waiting: bool, doing: str = "step 17 of epoch 3") -> None:
         until = None if left is None else time.monotonic() + left
@@ -35,97 +36,112 @@ def tell(tmp_path) -> Callable[..., None]:
     return write
 
 
-def stop(process: int) -> None:
-    os.kill(process, signal.SIGSTOP)
-    while watchdog.state(process) != "T":
+def stop(process: psutil.Process) -> None:
+    process.suspend()
+    while process.status() != psutil.STATUS_STOPPED:
         time.sleep(0.01)
 
 
 def test_workers_within_their_limits_do_not_hang(processes, tell, tmp_path):
     tell(0, 60, waiting=True)
     tell(1, None, waiting=False)
-    assert Watch(tmp_path, alone=True).hung(processes) == {}
+    assert Watch(tmp_path, single_machine=True).hung(processes) == {}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"doing": 1}', '{"doing": "", "waiting": true, "until": "x"}'])
 def test_unreadable_content_is_ignored(content, processes, tmp_path):
     (tmp_path / "0").write_text(content)
-    assert Watch(tmp_path, alone=True).hung(processes) == {}
+    assert Watch(tmp_path, single_machine=True).hung(processes) == {}
 
 
 def test_the_one_that_does_not_wait_is_the_cause(processes, tell, tmp_path):
     tell(0, -1, waiting=True)
     tell(1, -2, waiting=False, doing="reading images, epoch 3")
     os.utime(tmp_path / "1", (time.time() - 47,) * 2)
-    assert Watch(tmp_path, alone=True).hung(processes) == {(1,): "worker 1 hangs since 47 s (reading images, epoch 3)"}
+    hung = Watch(tmp_path, single_machine=True).hung(processes)
+    assert hung == {(1,): "worker 1 has been hanging for 47 s (reading images, epoch 3)"}
 
 
 def test_a_worker_that_is_still_in_time_is_the_cause_when_the_late_ones_wait_for_it(processes, tell, tmp_path):
     tell(0, -1, waiting=True)
     tell(1, 5, waiting=False)
-    assert list(Watch(tmp_path, alone=True).hung(processes)) == [(1,)]
+    assert list(Watch(tmp_path, single_machine=True).hung(processes)) == [(1,)]
 
 
 def test_a_stopped_worker_is_the_cause_when_all_wait(processes, tell, tmp_path):
     tell(0, -1, waiting=True)
     tell(1, -1, waiting=True)
     stop(processes[1])
-    hung = Watch(tmp_path, alone=True).hung(processes)
-    assert hung == {(1,): "worker 1 is stopped, as by SIGSTOP, since 0 s (step 17 of epoch 3)"}
+    hung = Watch(tmp_path, single_machine=True).hung(processes)
+    assert hung == {(1,): "worker 1 has been stopped (by SIGSTOP or a debugger) for 0 s (step 17 of epoch 3)"}
 
 
 @pytest.mark.parametrize(
-    ("alone", "expected"),
+    ("single_machine", "expected"),
     [
-        (True, "workers 0, 1 wait for each other since 47 s (step 17 of epoch 3), one of them hangs"),
-        (False, "workers 0, 1 wait for others since 47 s (step 17 of epoch 3), one of the run's workers hangs"),
+        (True, "workers 0, 1 have waited for each other for 47 s (step 17 of epoch 3): one of them hangs"),
+        (False, "workers 0, 1 have waited for others for 47 s (step 17 of epoch 3): one of the run's workers hangs"),
     ],
 )
-def test_all_are_named_when_all_wait_though_only_the_first_is_late(alone, expected, processes, tell, tmp_path):
-    tell(0, -1 if alone else -1 - watchdog.OTHERS_SECONDS, waiting=True)
+def test_all_are_named_when_all_wait_though_only_the_first_is_late(single_machine, expected, processes, tell, tmp_path):
+    tell(0, -1 if single_machine else -1 - watchdog.OTHERS_SECONDS, waiting=True)
     os.utime(tmp_path / "0", (time.time() - 47,) * 2)
     tell(1, 5, waiting=True)
-    assert Watch(tmp_path, alone).hung(processes) == {(0, 1): expected}
+    assert Watch(tmp_path, single_machine).hung(processes) == {(0, 1): expected}
 
 
-def test_who_waits_for_other_machines_lets_them_say_first_who_hangs(processes, tell, tmp_path):
+def test_workers_that_wait_for_other_machines_get_more_time(processes, tell, tmp_path):
     tell(0, -10, waiting=True)
     tell(1, -10, waiting=True)
-    assert Watch(tmp_path, alone=False).hung(processes) == {}
+    assert Watch(tmp_path, single_machine=False).hung(processes) == {}
     tell(1, -1, waiting=False)
-    assert list(Watch(tmp_path, alone=False).hung(processes)) == [(1,)]
+    assert list(Watch(tmp_path, single_machine=False).hung(processes)) == [(1,)]
 
 
-def test_a_worker_that_has_not_said_anything_may_be_the_one_that_hangs(processes, tell, tmp_path):
+def test_a_worker_without_a_heartbeat_may_be_the_one_that_hangs(processes, tell, tmp_path):
     tell(1, -1, waiting=True)
-    expected = "worker 1 waits for others since 0 s (step 17 of epoch 3), one of the run's workers hangs"
-    assert Watch(tmp_path, alone=True).hung(processes) == {(1,): expected}
+    expected = "worker 1 has waited for others for 0 s (step 17 of epoch 3): one of the run's workers hangs"
+    assert Watch(tmp_path, single_machine=True).hung(processes) == {(1,): expected}
 
 
-def test_a_single_worker_waits_for_nobody(processes, tell, tmp_path):
+def test_a_single_worker_has_no_other_to_wait_for(processes, tell, tmp_path):
     tell(0, -1, waiting=True)
-    hung = Watch(tmp_path, alone=True).hung({0: processes[0]})
-    assert hung == {(0,): "worker 0 hangs since 0 s (step 17 of epoch 3)"}
+    hung = Watch(tmp_path, single_machine=True).hung({0: processes[0]})
+    assert hung == {(0,): "worker 0 has been hanging for 0 s (step 17 of epoch 3)"}
 
 
 @pytest.mark.parametrize(("at_the_disk", "named"), [(0, (0,)), (1, (0, 1))])
 def test_a_worker_that_waits_for_a_disk_is_the_cause_only_if_it_is_late(
     at_the_disk, named, processes, tell, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(watchdog, "state", lambda process: "D" if process == processes[at_the_disk] else "S")
+    monkeypatch.setattr(
+        watchdog,
+        "status",
+        lambda process: psutil.STATUS_DISK_SLEEP if process == processes[at_the_disk] else psutil.STATUS_SLEEPING,
+    )
     tell(0, -1, waiting=True)
     tell(1, 5, waiting=True)
-    assert list(Watch(tmp_path, alone=True).hung(processes)) == [named]
+    assert list(Watch(tmp_path, single_machine=True).hung(processes)) == [named]
 
 
 def test_a_worker_that_stays_stopped_is_found_without_any_limit(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(watchdog, "STOPPED_SECONDS", 0.2)
-    looks = Watch(tmp_path, alone=True)
+    looks = Watch(tmp_path, single_machine=True)
     stop(processes[0])
     assert looks.hung(processes) == {}
     time.sleep(0.3)
     assert list(looks.hung(processes)) == [(0,)]
-    os.kill(processes[0], signal.SIGCONT)
-    while watchdog.state(processes[0]) == "T":
+    processes[0].resume()
+    while processes[0].status() == psutil.STATUS_STOPPED:
         time.sleep(0.01)
     assert looks.hung(processes) == {}
+
+
+def test_the_scheduler_is_needed_until_all_workers_are_ending(processes, tell, tmp_path):
+    watch = Watch(tmp_path, single_machine=True)
+    assert not watch.scheduler_is_needed(processes)  # programs without heartbeats
+    tell(0, 60, waiting=True, doing=heartbeat.ENDING)
+    tell(1, 60, waiting=True)
+    assert watch.scheduler_is_needed(processes)
+    tell(1, 60, waiting=True, doing=heartbeat.ENDING)
+    assert not watch.scheduler_is_needed(processes)

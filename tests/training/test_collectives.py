@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from src.launch.cluster import Cluster, at_open_port
-from src.launch.processes import Launch
+from src.launch.processes import Supervisor
 from src.runtime import Worker
 from src.training.evaluation import evaluate
 from tests.training import collectives_worker as program
@@ -41,8 +41,8 @@ def ranks(request, data_folder, tmp_path_factory) -> list[dict[str, np.ndarray]]
 
 
 def run_workers(count: int, argument: str, folder: Path) -> list[dict[str, np.ndarray]]:
-    launch = Launch(at_open_port(Cluster(count, 0)), folder, [program.__file__, argument, str(folder)])
-    code = launch.run()
+    supervisor = Supervisor(at_open_port(Cluster(count, 0)), folder, [program.__file__, argument, str(folder)])
+    code = supervisor.run()
     assert code == 0, "\n".join(log.read_text() for log in sorted(folder.glob("*.log")))
     return [dict(np.load(folder / f"rank_{rank}.npz")) for rank in range(count)]
 
