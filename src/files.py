@@ -55,15 +55,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Holds an exclusive lock on a file that is made for it and taken away again; it ends with the process, however
-    that ends.
+def locked(path: Path, wait: bool = False, inherited: bool = False) -> Iterator[int]:
+    """Hold an exclusive lock, and give the descriptor of its file. The lock ends with the process, however that ends.
 
-    Between machines that share a disk it holds as far as the disk's locks do; a disk without locks gets a warning.
+    A file is locked, not a folder, and it is open for writing: network disks want both. Machines that share a disk
+    exclude each other as far as the disk supports locks. A disk without locks gets a warning.
+
+    Args:
+        path: of the lock's file, which is made, and removed at the end.
+        wait: wait if another process holds the lock.
+        inherited: child processes inherit the descriptor and hold the lock as well until they end, also after this
+            process has been killed. So the file is not removed.
 
     Raises:
-        BlockingIOError: another process holds it, and this one is not to `wait`.
-        OSError: the file cannot be opened for writing, which network disks want.
+        BlockingIOError: another process holds the lock, and `wait` is false.
+        OSError: the file cannot be opened for writing.
     """
     while True:
         with path.open("ab") as file:
@@ -76,11 +82,12 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
                     f"warning: {path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr
                 )
             if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-                continue  # who held it has just taken it away, and a third process may have made the next one
+                continue  # the process that held it has just removed it, and a third one may have made the next one
             try:
-                yield
+                yield file.fileno()
             finally:
-                path.unlink(missing_ok=True)
+                if not inherited:
+                    path.unlink(missing_ok=True)
             return
 
 

@@ -110,7 +110,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(locked(folder / LOCK, wait=False))
+            held.enter_context(locked(folder / LOCK))
         except BlockingIOError as error:
             raise UserError(
                 f"another run works in {folder}: wait for its end, or give this one another --output_dir"

@@ -1,10 +1,15 @@
 """Read the logs of msrun, its scheduler and the workers: why a run ended, in one sentence."""
 
+import contextlib
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UserError
+from ..files import locked
+from ..run_dir import LOCK
 from .cluster import Cluster
 
 HUNG = 124  # the exit code of timeout(1)
@@ -97,3 +102,23 @@ def end_of(status: int) -> str:
 def shell_code(status: int) -> int:
     """A process's exit code as a shell gives it: 128 + n if signal n ended it."""
     return 128 - status if status < 0 else status
+
+
+@contextlib.contextmanager
+def open_log_dir(folder: Path) -> Iterator[None]:
+    """Make the folder, keep other launchers out of it, and delete the logs of an earlier run in it.
+
+    Raises:
+        UserError: another run writes there, or it cannot be made or locked.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / LOCK))
+        except BlockingIOError as error:
+            raise UserError(f"--log_dir is {folder}, where another run is writing; give this one its own") from error
+        except OSError as error:
+            raise UserError(f"--log_dir is {folder}, but nothing can be written there ({error.strerror})") from error
+        for log in (*folder.glob("worker_*.log"), folder / "scheduler.log"):
+            log.unlink(missing_ok=True)
+        yield

@@ -8,9 +8,7 @@ All studies of a folder share its runs:
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 import signal
 import subprocess
@@ -25,9 +23,9 @@ import yaml
 
 from ..config import RESUMABLE, Config, leaf_keys, load_config, read_yaml
 from ..errors import UserError
-from ..files import make_folder, write_text
+from ..files import locked, make_folder, write_text
 from ..preprocessing import find_preprocessing
-from ..run_dir import CONFIG, LAST, holds_run, read_metrics
+from ..run_dir import CONFIG, LAST, LOCK, holds_run, read_metrics
 from .studies import RunSpec, Study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -145,24 +143,19 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
 
 @contextlib.contextmanager
 def lock_run_dir(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Holds a folder for one command, and gives a descriptor: a process that inherits it holds the folder too, until
-    it ends. Waits for another command, or a run that outlived its own, to end, and says so."""
+    """Lock a folder for one command, and give a descriptor: a process that inherits it holds the lock too, until it
+    ends. If another command, or a run that outlived its command, holds the lock, say so and wait."""
     make_folder(folder)
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"cannot open {folder}: {error.strerror}") from error
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another command, or a training run that it left behind, works in this folder: waiting for its end")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                descriptor = held.enter_context(locked(folder / LOCK, inherited=True))
+            except BlockingIOError:
+                say("another command, or a training run that it left behind, works in this folder: waiting for its end")
+                descriptor = held.enter_context(locked(folder / LOCK, wait=True, inherited=True))
         except OSError as error:
             raise UserError(f"cannot lock {folder}: {error.strerror}; choose another --output_dir") from error
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 class Executor:

@@ -1,7 +1,6 @@
 """The shell launchers as a user starts them: their arguments, their exit codes, and what signals to them do."""
 
-import errno
-import fcntl
+import csv
 import os
 import shlex
 import shutil
@@ -18,20 +17,21 @@ import psutil
 import pytest
 
 from src import checkpoints, heartbeat
+from src.config import load_config
 from src.errors import UserError
 from src.launch import __main__ as launcher
-from src.launch import processes
 from src.launch.cluster import Cluster
 from src.launch.logs import HUNG
-from src.launch.processes import Supervisor
+from src.launch.processes import Supervisor, changes_to_environment
 from src.training.collectives import is_statistic
+from tests.helpers import processes
 from tests.helpers.processes import PATIENCE, ROOT
 
 SCRIPTS = ROOT / "scripts"
 THIN = {"run_standalone_train.sh": "train.py", "run_eval.sh": "eval.py", "run_export.sh": "export.py"}
 DISTRIBUTE = "run_distribute_train.sh"
-# The full-precision twin: it compiles in half the time, and the launcher knows nothing of the method.
-TWIN = (
+# Full precision compiles in half the time, and the launcher does not depend on the method.
+RECIPE = (
     "--config",
     str(ROOT / "configs/digits.yaml"),
     "--network.binary",
@@ -205,26 +205,15 @@ def test_a_dry_run_prints_the_commands_of_all_machines_and_does_nothing(tmp_path
         words = shlex.split(command_line)
         for word in ("GLOG_v=2", "--worker_num=4", "--local_worker_num=2", "--master_addr=10.0.0.1", "my data"):
             assert word in words
-        assert f"--node_rank={node}" in words and f"--log_dir=runs/msrun_logs/node_{node}" in words
+        assert f"--node_rank={node}" in words and f"--log_dir=runs/resnet20-cifar10/launch_logs/node_{node}" in words
+        assert words[-2:] == ["--output_dir", "runs/resnet20-cifar10"]
     assert list(tmp_path.iterdir()) == []
+    there = run(DISTRIBUTE, *arguments, "--output_dir", "mine", "--log_dir", "logs", "--dry-run", cwd=tmp_path).stdout
+    assert there.count("--output_dir mine") == 2 and "--log_dir=logs/node_1 " in there
     variables = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "GLOG_v": "2"}
     assert run(DISTRIBUTE, *arguments[:2], "--data_path", "my data", "--dry-run", cwd=tmp_path, **variables).stdout == (
         done.stdout
     )
-
-
-def test_two_runs_do_not_share_a_log_folder_and_one_that_cannot_be_locked_is_refused(tmp_path, monkeypatch):
-    with launcher.open_log_dir(tmp_path):
-        with pytest.raises(UserError, match="where another run is writing"):
-            launcher.open_log_dir(tmp_path)
-    launcher.open_log_dir(tmp_path).close()
-
-    def no_locks(file, flags):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(UserError, match=r"which cannot be locked \(No locks available\)"):
-        launcher.open_log_dir(tmp_path)
 
 
 @pytest.mark.parametrize(("given", "level"), [(None, "3"), ("", "3"), ("0", "0"), ("2", "2"), ("3", "3"), ("4", "3")])
@@ -234,20 +223,55 @@ def test_the_errors_that_the_launcher_reads_are_logged_whatever_the_user_has_set
         monkeypatch.delenv("GLOG_v", raising=False)
     else:
         monkeypatch.setenv("GLOG_v", given)
-    changes = processes.changes_to_environment(Cluster(2, 0))
+    changes = changes_to_environment(Cluster(2, 0))
     assert (changes["GLOG_v"], changes["GLOG_logtostderr"]) == (level, "1")
 
 
-def test_the_least_time_before_a_worker_hangs_reaches_the_workers(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(Supervisor, "run", lambda launch: seen.append(launch.changes["FDA_BNN_HANG_SECONDS"]))
-    monkeypatch.setattr(Supervisor, "forward_signals", lambda launch: None)
-    arguments = (*TWIN, "--output_dir", str(tmp_path / "run"), "--log_dir", str(tmp_path / "logs"))
+@pytest.fixture
+def supervisors(tmp_path, monkeypatch) -> list[Supervisor]:
+    """Collects what the launcher would run, in an empty folder, and starts none of it."""
+    started: list[Supervisor] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Supervisor, "run", lambda supervisor: started.append(supervisor))
+    monkeypatch.setattr(Supervisor, "forward_signals", lambda supervisor: None)
+    return started
+
+
+def test_the_hang_timeout_reaches_the_workers(supervisors):
     for given in ((), ("--hang_timeout", "0"), ("--hang_timeout", "300")):
-        launcher.main((*arguments, *given))
-    assert seen == ["25", "0", "300"]
+        launcher.main((*RECIPE, "--output_dir", "run", *given))
+    assert [supervisor.changes["FDA_BNN_HANG_SECONDS"] for supervisor in supervisors] == ["25", "0", "300"]
     with pytest.raises(UserError, match="--hang_timeout is -1, but must be at least 0"):
-        launcher.main((*arguments, "--hang_timeout", "-1"))
+        launcher.main((*RECIPE, "--output_dir", "run", "--hang_timeout", "-1"))
+
+
+def test_every_launch_has_its_own_run_folder_with_the_logs_in_it(supervisors, tmp_path):
+    for _ in range(2):
+        launcher.main(RECIPE)
+    folders = sorted(path.relative_to(tmp_path) for path in (tmp_path / "runs").iterdir())
+    assert len(folders) == 2 and all(folder.name.startswith("resnet20-digits-2") for folder in folders)
+    for folder, supervisor in zip(folders, supervisors, strict=True):
+        assert supervisor.command[-2:] == ["--output_dir", str(folder)]
+        assert supervisor.logs.folder == folder / "launch_logs"
+
+
+def test_a_given_log_folder_leaves_the_run_folder_to_worker_0(supervisors, tmp_path):
+    launcher.main((*RECIPE, "--log_dir", "logs"))
+    launcher.main((*RECIPE, "--log_dir", "logs", "--output_dir", "run"))
+    assert "--output_dir" not in supervisors[0].command
+    assert supervisors[1].command[-2:] == ["--output_dir", "run"]
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
+def test_all_workers_resume_in_the_folder_that_the_link_means_at_the_start(supervisors, tmp_path):
+    run = tmp_path / "runs/a"
+    run.mkdir(parents=True)
+    (run / "last.ckpt").touch()
+    (run / "config.yaml").write_text("seed: 1\n")
+    (tmp_path / "runs/latest").symlink_to("a")
+    launcher.main(("--resume", "runs/latest"))
+    assert supervisors[0].command[-2:] == ["--resume", "runs/a"]
+    assert str(supervisors[0].logs.folder) == "runs/a/launch_logs"
 
 
 def test_bad_input_is_refused_before_there_are_workers(launch):
@@ -259,12 +283,13 @@ def test_bad_input_is_refused_before_there_are_workers(launch):
 
 
 def test_a_signal_before_there_are_workers_ends_the_run(launch):
-    launcher = launch(*TWIN)
+    launcher = launch(*RECIPE)
     launcher.wait_until(lambda: (launcher.logs / "msrun.log").exists())
     launcher.process.send_signal(signal.SIGTERM)
     assert launcher.exit_code() == 143
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_workers_at_once(launch, tmp_path):
     launcher = launch("--config", ROOT / "configs/digits.yaml", "--output_dir", "run")
     launcher.wait_until(lambda: "epoch 1/" in launcher.output())  # the step compiles now, which no signal interrupts
@@ -276,9 +301,10 @@ def test_a_second_signal_ends_the_workers_at_once(launch, tmp_path):
     assert not (tmp_path / "run/last.ckpt").exists()
 
 
-def test_ctrl_c_and_sigterm_let_the_workers_save_and_the_run_goes_on(launch, tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_and_sigterm_let_the_workers_save_and_the_run_continues(launch, tmp_path):
     last = tmp_path / "run/last.ckpt"
-    launcher = launch(*TWIN, "--output_dir", "run")
+    launcher = launch(*RECIPE, "--output_dir", "run")
     first = launcher.wait_for_a_step(last)
     assert len(launcher.workers()) == 2
     os.killpg(launcher.process.pid, signal.SIGINT)  # as a terminal does
@@ -296,7 +322,7 @@ def test_ctrl_c_and_sigterm_let_the_workers_save_and_the_run_goes_on(launch, tmp
 
 @pytest.mark.slow
 def test_a_stopped_and_resumed_run_ends_with_the_weights_of_one_that_was_not(launch, tmp_path):
-    recipe = (*TWIN, "--epochs", 1, "--steps_per_epoch", 12)
+    recipe = (*RECIPE, "--epochs", 1, "--steps_per_epoch", 12)
     assert launch(*recipe, "--output_dir", "whole").exit_code() == 0
     launcher = launch(*recipe, "--output_dir", "run")
     launcher.wait_for_a_step(tmp_path / "run/last.ckpt")
@@ -314,8 +340,31 @@ def test_a_stopped_and_resumed_run_ends_with_the_weights_of_one_that_was_not(lau
 
 
 @pytest.mark.slow
+def test_another_number_of_workers_resumes_only_from_the_end_of_an_epoch(launch, tmp_path):
+    last = tmp_path / "run/last.ckpt"
+    launcher = launch(*RECIPE, "--epochs", 3, "--steps_per_epoch", 12, "--output_dir", "run")
+    launcher.wait_until((tmp_path / "run/epoch_0001.ckpt").exists)
+    launcher.wait_for_a_step(last)
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.exit_code() == 143, launcher.output()
+    stopped = checkpoints.read(last).state
+    assert stopped["epoch"] == 1 and 0 < stopped["step"] < 12 and stopped["workers"] == 2
+
+    done = processes.run("train.py", "--resume", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--from_epoch 1" in done.stderr and "Traceback" not in done.stderr
+    done = processes.run("train.py", "--resume", "run", "--from_epoch", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    state = checkpoints.read(last).state
+    assert (state["epoch"], state["workers"]) == (3, 1)
+    with (tmp_path / "run/metrics.csv").open() as file:
+        assert [(row["epoch"], row["step"]) for row in csv.DictReader(file)] == [("1", "12"), ("2", "24"), ("3", "36")]
+    assert load_config(tmp_path / "run/config.yaml").data.batch_size == 16  # the global batch stays
+
+
+@pytest.mark.slow
 def test_workers_save_and_end_when_msrun_is_killed(launch, tmp_path):
-    launcher = launch(*TWIN, "--output_dir", "run")
+    launcher = launch(*RECIPE, "--output_dir", "run")
     step = launcher.wait_for_a_step(tmp_path / "run/last.ckpt")
     os.kill(launcher.msrun(), signal.SIGKILL)
     assert launcher.exit_code() == 137
@@ -325,7 +374,7 @@ def test_workers_save_and_end_when_msrun_is_killed(launch, tmp_path):
 
 @pytest.mark.slow
 def test_workers_save_and_end_when_the_launcher_is_killed(launch, tmp_path):
-    launcher = launch(*TWIN, "--output_dir", "run")
+    launcher = launch(*RECIPE, "--output_dir", "run")
     step = launcher.wait_for_a_step(tmp_path / "run/last.ckpt")
     launcher.process.kill()
     end = time.monotonic() + PATIENCE
@@ -338,7 +387,7 @@ def test_workers_save_and_end_when_the_launcher_is_killed(launch, tmp_path):
 
 @pytest.mark.slow
 def test_the_loss_of_a_worker_ends_the_run_and_names_its_log(launch, tmp_path):
-    launcher = launch(*TWIN, "--output_dir", "run")
+    launcher = launch(*RECIPE, "--output_dir", "run")
     launcher.wait_for_a_step(tmp_path / "run/last.ckpt")
     os.kill(launcher.workers()["1"], signal.SIGKILL)
     assert launcher.exit_code() == 137
@@ -349,7 +398,7 @@ def test_the_loss_of_a_worker_ends_the_run_and_names_its_log(launch, tmp_path):
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_ends_the_run_and_the_last_checkpoint_resumes(launch, tmp_path):
     last = tmp_path / "run/last.ckpt"
-    launcher = launch(*TWIN, "--output_dir", "run")
+    launcher = launch(*RECIPE, "--output_dir", "run")
     launcher.wait_for_a_step(last)
     start = time.monotonic()
     os.kill(launcher.workers()["1"], signal.SIGSTOP)
@@ -367,7 +416,7 @@ def test_ctrl_c_to_a_standalone_run_saves_and_exits_with_130(tmp_path):
     last = tmp_path / "run/last.ckpt"
     with (tmp_path / "output.txt").open("w") as output:
         process = subprocess.Popen(
-            command("run_standalone_train.sh", *TWIN, "--output_dir", "run"),
+            command("run_standalone_train.sh", *RECIPE, "--output_dir", "run"),
             cwd=tmp_path,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -84,6 +84,60 @@ def test_a_worker_that_refuses_its_input_is_quoted(tmp_path, capfd, monkeypatch)
     assert capfd.readouterr().err == f"error: {expected}; see {tmp_path}/worker_1.log\n"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_every_worker_once(number, code, tmp_path, monkeypatch, capfd):
+    supervisor = fake_run(
+        tmp_path,
+        f"""
+        import signal
+        def save(number, frame):
+            time.sleep(1)  # a second signal would end it here
+            print("saved")
+            sys.exit(128 + number)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, save)
+        open(os.path.join(os.path.dirname(__file__), str(rank)), "w").close()
+        {SLEEP}
+        """,
+    )
+    poll = supervisor.poll
+
+    def poll_and_send() -> None:
+        poll()
+        if (tmp_path / "0").exists() and (tmp_path / "1").exists():
+            supervisor.on_signal(number, None)  # many times within a second, as timeout(1) does twice
+
+    monkeypatch.setattr(processes, "ECHO_SECONDS", 600)
+    monkeypatch.setattr(supervisor, "poll", poll_and_send)
+    assert supervisor.run() == code
+    assert [supervisor.logs.text(f"worker_{rank}.log") for rank in (0, 1)] == ["saved\n"] * 2
+    assert capfd.readouterr() == ("saved\n", "") and supervisor.processes() == {}
+
+
+def test_a_second_signal_kills_the_workers(tmp_path, monkeypatch, capfd):
+    supervisor = fake_run(tmp_path, f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}")
+    poll = supervisor.poll
+
+    def poll_and_send() -> None:
+        poll()
+        if len(supervisor.workers) == 2:
+            supervisor.on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(processes, "ECHO_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "poll", poll_and_send)
+    with pytest.raises(SystemExit) as ended:
+        supervisor.run()
+    assert ended.value.code == 143 and supervisor.processes() == {}
+    assert "SIGTERM again: ending the workers at once" in capfd.readouterr().err
+
+
+def test_what_a_killed_launcher_left_in_the_log_folder_does_no_harm(tmp_path, capfd):
+    (tmp_path / "heartbeats").mkdir()
+    (tmp_path / "heartbeats/0").write_text('{"doing": "step 1", "waiting": false, "until": 1}')
+    assert fake_run(tmp_path, "time.sleep(1)", scheduler="pass").run() == 0
+    assert capfd.readouterr() == ("", "") and not (tmp_path / "heartbeats").exists()
+
+
 @pytest.mark.parametrize(
     ("status", "scheduler", "worker", "code", "expected"),
     [

@@ -33,7 +33,7 @@ def data_folder(tmp_path_factory) -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def ranks(request, data_folder, tmp_path_factory) -> list[dict[str, np.ndarray]]:
     """What each of the workers wrote."""
     folder = tmp_path_factory.mktemp("ranks")
