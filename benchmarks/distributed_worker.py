@@ -1,8 +1,8 @@
-"""One of the workers of distributed.py: joins the others of its group, then trains and reduces as it is told.
+"""One of the workers of distributed.py: joins the others of its group, then trains and averages on command.
 
 python distributed_worker.py SOCKET GROUP CORES NETWORK NOISE        under msrun
 
-CORES: those of each worker, as in 0:1 or 0,1. NOISE: 1 or 0.
+CORES: of each worker, such as 0:1 or 0,1. NOISE: 1 or 0.
 """
 
 import os
@@ -26,7 +26,7 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import nn  # noqa: E402
 
-from benchmarks.distributed import build  # noqa: E402
+from benchmarks.scaling_model import build  # noqa: E402
 from src.binary import schedules  # noqa: E402
 from src.models import NETWORKS  # noqa: E402
 from src.optimizers import parameter_groups  # noqa: E402
@@ -34,7 +34,7 @@ from src.training.step import TrainStep  # noqa: E402
 
 
 def timed(call: Callable[[], ms.Tensor], times: int) -> list[float]:
-    """Seconds of each of `times` calls; one before them is not counted: in it the workers wait for each other."""
+    """Seconds of each of `times` calls. One call before them does not count: in it the workers wait for each other."""
     seconds = []
     for _ in range(times + 1):
         begun = time.perf_counter()

@@ -1,11 +1,13 @@
-"""The reckoning of benchmarks/distributed.py against values worked out by hand, and its page against the reckoning."""
+"""benchmarks/scaling_model.py against values worked out by hand, docs/scaling.md against the model, and the refusals of
+benchmarks/distributed.py."""
 
 import re
 
 import pytest
 from mindspore import nn
 
-from benchmarks.distributed import (
+from benchmarks import distributed, scaling_model
+from benchmarks.scaling_model import (
     CASES,
     Cluster,
     Gradients,
@@ -14,15 +16,13 @@ from benchmarks.distributed import (
     build,
     count_gradients,
     efficiency,
-    main,
     print_efficiency,
-    report,
     ring_allreduce,
 )
 from src.errors import UserError
 from tests.helpers import processes
 
-INSIDE = Link("inside", 2e9, 0.5, 1e-6, "")  # 1 GB/s to reckon with
+INSIDE = Link("inside", 2e9, 0.5, 1e-6, "")  # 1 GB/s in the model
 BETWEEN = Link("between", 1e9, 0.1, 10e-6, "")  # 0.1 GB/s
 PAGE = (processes.ROOT / "docs/scaling.md").read_text(encoding="utf-8")
 
@@ -55,11 +55,11 @@ def test_one_worker_is_as_fast_as_itself():
 
 
 @pytest.mark.parametrize("overlap, expected", [(0, 0.1 / 0.15), (0.5, 0.1 / (0.15 - 0.1 / 3)), (1, 1)])
-def test_what_runs_beside_the_backward_pass_costs_nothing(overlap, expected):
+def test_communication_during_the_backward_pass_costs_nothing(overlap, expected):
     assert efficiency(0.1, 0.05, overlap) == pytest.approx(expected)
 
 
-def test_what_the_optimizer_does_not_update_is_no_gradient():
+def test_only_parameters_that_the_optimizer_updates_count():
     network = nn.Dense(3, 2)
     assert count_gradients(network) == Gradients(values=8, tensors=2)
     assert count_gradients(network).bytes == 32
@@ -67,7 +67,7 @@ def test_what_the_optimizer_does_not_update_is_no_gradient():
     assert count_gradients(network) == Gradients(values=6, tensors=1)
 
 
-def test_ratios_are_medians_of_the_turns_own(capsys):
+def test_ratios_are_medians_over_turns(capsys):
     medians = {
         "one": [1.0, 2.0, 1.0],
         "wide": [0.5, 1.0, 0.5],
@@ -77,7 +77,7 @@ def test_ratios_are_medians_of_the_turns_own(capsys):
         "tensors": [0.25, 0.5, 0.25],
         "flat": [0.1, 0.2, 0.1],
     }
-    report("network", Gradients(1_000_000, 4), 8, 2, 2, medians)
+    distributed.report("network", Gradients(1_000_000, 4), 8, 2, 2, medians)
     lines = capsys.readouterr().out
     assert "| 2 workers, 1 core each, averaged | 8 | 1,250 (1,250-2,500) | 12.8 | 1.60 |" in lines
     assert "| 2 workers, 1 core each, averaged | 4 | 625 (625-1,250) | 12.8 | 1.60 |" in lines
@@ -86,22 +86,22 @@ def test_ratios_are_medians_of_the_turns_own(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    "program, arguments, sentence",
     [
-        (["measure", "--workers", "1"], "--workers is 1, but must be at least 2"),
-        (["measure", "--workers", "9999"], "--workers is 9999, but there are"),
-        (["measure", "--turns", "0"], "--turns and --steps must be at least 1"),
-        (["model", "--images_per_second", "0", "1"], "must be above 0"),
-        (["model", "--network", "resnet21"], "unknown network 'resnet21'"),
+        (distributed, ["--workers", "1"], "--workers is 1, but must be at least 2"),
+        (distributed, ["--workers", "9999"], "--workers is 9999, but there are"),
+        (distributed, ["--turns", "0"], "--turns and --steps must be at least 1"),
+        (scaling_model, ["--images_per_second", "0", "1"], "must be above 0"),
+        (scaling_model, ["--network", "resnet21"], "unknown network 'resnet21'"),
     ],
 )
-def test_a_benchmark_that_cannot_be_is_refused(arguments, sentence):
+def test_impossible_arguments_are_refused(program, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        main(arguments)
+        program.main(arguments)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.network)
-def test_the_page_holds_the_networks_own_numbers(case, capsys):
+def test_docs_scaling_has_the_models_numbers(case, capsys):
     without, with_noise = (count_gradients(build(case.network, noise)) for noise in (False, True))
     counts = (
         f"| `{case.network}` | {without.values:,} / {with_noise.values:,} | {without.tensors} / {with_noise.tensors} |"
@@ -115,7 +115,7 @@ def test_the_page_holds_the_networks_own_numbers(case, capsys):
 @pytest.mark.slow
 def test_two_workers_of_a_real_network_are_measured():
     options = ("--batch_size", 2, "--turns", 1, "--steps", 1)
-    done = processes.run("benchmarks/distributed.py", "measure", *options, cwd=processes.ROOT)
+    done = processes.run("benchmarks/distributed.py", *options, cwd=processes.ROOT)
     assert done.returncode == 0, done.stderr
     row = r"^\| .* \| \d+ \| [\d.,]+ \([\d.,]+-[\d.,]+\) \| [\d.]+ \| [\d.]+ \|$"
     assert len(re.findall(row, done.stdout, re.MULTILINE)) == 5
