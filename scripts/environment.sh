@@ -1,5 +1,5 @@
-# Sourced by the launchers. Sets ROOT, this repository's folder, and PYTHON, the interpreter that runs its programs: the
-# caller's PYTHON if set, else the active virtual environment's, else .venv's, else the system's.
+# Sourced by the launchers. Sets ROOT, the folder of this repository, and PYTHON, the interpreter that runs its programs:
+# PYTHON of the caller, else of the active virtual environment, else of .venv, else of the system.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -13,16 +13,17 @@ find_python() {
 
 PYTHON=${PYTHON:-$(find_python || true)}
 if ! PYTHON=$(command -v "$PYTHON"); then
-    echo "error: no Python found: make an environment as the README says, or set PYTHON to an interpreter" >&2
+    echo "error: no Python found: make an environment as the README explains, or set PYTHON to an interpreter" >&2
     exit 2
 fi
 
-# The comment at the head of the running launcher is its help.
+# Print the comment at the head of the running launcher, which is its help.
 explain() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 }
 
-# launch PROGRAM ARGUMENT...: becomes that program of this repository, so that signals reach it and its exit code is ours.
+# launch PROGRAM ARGUMENT...: replace this shell by that program of this repository, so that signals reach it and its
+# exit code is returned.
 launch() {
     local program=$1 argument
     shift

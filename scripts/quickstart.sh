@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to an exported binary network: makes .venv, trains ResNet-20 with FDA and the noise module on digits,
-# evaluates the checkpoint, exports MINDIR and ONNX and checks them.   usage: bash scripts/quickstart.sh [RUN_FOLDER]
+# From nothing to an exported binary network: make .venv, train ResNet-20 with FDA and the noise module on digits,
+# evaluate the checkpoint, export MINDIR and ONNX and check them.   usage: bash scripts/quickstart.sh [RUN_FOLDER]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh

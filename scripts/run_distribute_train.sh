@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains with several workers through msrun, in the foreground: src.launch, which says the rest with --help.
+# Train with several workers through msrun, in the foreground: runs src.launch, which explains itself with --help.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # Not `python -m src.launch`, which would look for src in the current folder first.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints and tests in .venv, which it makes if need be.   usage: bash scripts/run_tests.sh [--all] [PYTEST ARGUMENTS]
+# Lint and test in .venv, which is made if it is missing.   usage: bash scripts/run_tests.sh [--all] [PYTEST ARGUMENTS]
 # --all adds the tests marked slow.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

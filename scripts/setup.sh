@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and run_tests.sh: makes .venv with all that requirements-dev.txt names, once, and sets PYTHON.
+# Sourced by quickstart.sh and run_tests.sh: makes .venv with the packages of requirements-dev.txt, once, and sets PYTHON.
 
 find_python() {
     local candidate
@@ -30,7 +30,7 @@ setup_environment() {
     fi
     echo "installing the requirements (about 1 GB to download)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$root/requirements-dev.txt" || {
-        echo "error: the installation failed; see above, mend it and run this again" >&2
+        echo "error: the installation failed; see above, fix that and run this again" >&2
         return 1
     }
     printf '%s\n' "$wanted" > "$root/.venv/installed.txt"

@@ -1,7 +1,7 @@
-"""What workers of one training run agree on beside the gradients.
+"""Collective operations of the workers of one training run, apart from the averaging of gradients.
 
-Every call is collective: all workers must make it, in the same order. Sums of float32 are all that the CPU's
-communication offers (no maximum, no integers, no barrier), so everything here is made of them, on every device.
+Every call is collective: all workers must make it, in the same order. Communication on CPU only offers sums of float32
+(no maximum, no integers, no barrier), so everything here is made of them, on every device.
 """
 
 import zlib
@@ -14,20 +14,20 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ..runtime import Worker
 
-PARTS = 3  # float32 numbers of 24 bits each that hold a float64's 53 bits
+PARTS = 3  # float32 numbers, 24 bits each, that together hold the 53 bits of a float64
 
 
 class Collectives:
-    """Collective operations of one of several workers; alone, it agrees with itself."""
+    """The collective operations of one worker. They work with a single worker, too."""
 
     def __init__(self, worker: Worker = Worker()):
         self.rank = worker.rank
         self.size = worker.size
 
     def gather(self, values: np.ndarray | Iterable[float]) -> np.ndarray:
-        """Every worker's values by rank, float64 (size, n), on each worker the same; all must give n of them.
+        """All workers' values by rank, float64 of shape (size, n), the same on each worker. Each must give n values.
 
-        Exact where a value is 0 or its magnitude lies within 1e-22 .. 1e38; what is no finite number comes as NaN or
+        Exact if a value is 0 or its magnitude is within 1e-22 .. 1e38. A value that is not finite becomes NaN or
         infinity.
         """
         values = np.array(values, np.float64).ravel()
@@ -41,11 +41,11 @@ class Collectives:
         return self._sum(slots).astype(np.float64).sum(1)
 
     def agree_on_signal(self, number: int) -> int:
-        """The largest of the workers' signal numbers; 0 stands for none."""
+        """The largest of the workers' signal numbers. 0: no signal."""
         return int(self.gather([number]).max())
 
     def average_statistics(self, network: nn.Cell) -> None:
-        """Replaces every moving mean and variance by the workers' mean: each worker saw other images."""
+        """Replace every moving mean and variance by its mean over the workers, each of which saw other images."""
         if self.size == 1:
             return
         statistics = [parameter for parameter in network.get_parameters() if is_statistic(parameter)]
@@ -60,18 +60,18 @@ class Collectives:
             position += parameter.size
 
     def outliers(self, checksum: int) -> list[int]:
-        """The ranks whose checksum, below 2**53, is not the one that most workers have; in a tie, not that of the
-        lowest rank."""
+        """The ranks whose checksum, below 2**53, differs from the one that most workers have. In a tie, the checksum of
+        the lowest rank counts as the common one."""
         checksums = self.gather([checksum])[:, 0].tolist()
         common, _ = Counter(checksums).most_common(1)[0]
         return [rank for rank, value in enumerate(checksums) if value != common]
 
     def wait(self) -> None:
-        """Returns when all workers have come here."""
+        """Return when all workers have called this."""
         self.agree_on_signal(0)
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
-        """The sum over the workers, float32, the same to the bit on each of them."""
+        """The sum over the workers, float32, bit for bit the same on each of them."""
         return ops.AllReduce(ops.ReduceOp.SUM)(Tensor(values, ms.float32)).asnumpy()
 
 

@@ -1,7 +1,7 @@
-"""One of the workers of test_collectives.py: trains a small binary network and writes what it saw to rank_N.npz.
+"""One of the workers of test_collectives.py: trains a small binary network and writes its results to rank_N.npz.
 
-python collectives_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or alone as the only worker
-python collectives_worker.py resnet20 OUTPUT_FOLDER           only follows the losses of that network
+python collectives_worker.py DATA_FOLDER OUTPUT_FOLDER        under msrun, or as the only worker
+python collectives_worker.py resnet20 OUTPUT_FOLDER           only records the losses of that network
 """
 
 import os
@@ -36,7 +36,7 @@ FOLLOWED_STEPS = 50
 
 
 class SmallNetwork(nn.Cell):
-    """A full-precision and a binary convolution, batch norm after each, as in the real networks; or its twin."""
+    """A full-precision and a binary convolution with batch norm, as in the real networks; or both full-precision."""
 
     def __init__(self, binary: bool = True):
         super().__init__()
@@ -54,7 +54,7 @@ class SmallNetwork(nn.Cell):
 
 
 class Gradients(nn.Cell):
-    """The gradients that a TrainStep hands to its optimizer, and those of this worker's images alone."""
+    """The gradients that a TrainStep hands to its optimizer, and those of only this worker's images."""
 
     def __init__(self, step: TrainStep):
         super().__init__(auto_prefix=False)
@@ -104,9 +104,9 @@ def followed_losses(worker: runtime.Worker, create: Callable[[], nn.Cell] = lamb
 
 
 def resnet20_losses(worker: runtime.Worker) -> dict[str, np.ndarray]:
-    """Those of the real network's full-precision twin, and of the binary one without noise modules."""
+    """The same for ResNet-20: its full-precision baseline, and the binary network without noise modules."""
     return {
-        "twin": followed_losses(
+        "full precision": followed_losses(
             worker, lambda: create_model("resnet20", num_classes=10, binarization=Binarization.full_precision())
         ),
         "binary": followed_losses(

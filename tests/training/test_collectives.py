@@ -1,5 +1,5 @@
-"""Two and three processes on the CPU train for real, started through msrun; what they saw and computed is compared with
-each other and with a process alone."""
+"""Two and three real processes on CPU, started through msrun: their data, gradients and weights are compared with each
+other and with those of a single process."""
 
 import shutil
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def run_workers(count: int, argument: str, folder: Path) -> list[dict[str, np.nd
 
 
 @pytest.fixture(scope="module")
-def losses_alone() -> np.ndarray:
+def single_losses() -> np.ndarray:
     return program.followed_losses(Worker())
 
 
@@ -83,7 +83,7 @@ def test_the_averaged_gradient_is_that_of_the_whole_batch(ranks):
 
 def test_weights_stay_identical(ranks):
     before = np.concatenate([ranks[0][name].ravel() for name in ranks[0] if name.startswith("initial.")])
-    assert len(ranks[0]["weights"]) < len(before)  # the moving statistics are among `before` alone
+    assert len(ranks[0]["weights"]) < len(before)  # the moving statistics are only in `before`
     assert all(np.array_equal(ranks[0]["weights"], rank["weights"]) for rank in ranks[1:])
     assert np.isfinite(ranks[0]["weights"]).all()
 
@@ -112,27 +112,27 @@ def test_the_worker_with_another_checksum_is_named(ranks):
         assert rank["outliers"].tolist() == [1]
 
 
-def test_the_full_precision_twin_follows_one_workers_loss_for_50_steps(ranks, losses_alone):
-    assert losses_alone[-10:].mean() < losses_alone[:10].mean()  # it learns, so that following is no trifle
+def test_a_full_precision_network_follows_one_workers_loss_for_50_steps(ranks, single_losses):
+    assert single_losses[-10:].mean() < single_losses[:10].mean()  # it learns, so following it means something
     for rank in ranks:
         assert len(rank["losses"]) == program.FOLLOWED_STEPS
-        assert np.abs(rank["losses"] - losses_alone).max() < 1e-4
+        assert np.abs(rank["losses"] - single_losses).max() < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_resnet20s_twin_follows_one_worker_and_the_binary_network_drifts_by_sign_flips(count, tmp_path):
+def test_full_precision_resnet20_follows_one_worker_and_the_binary_one_drifts_by_sign_flips(count, tmp_path):
     """What is printed is what docs/clusters.md says."""
-    several, alone = run_workers(count, "resnet20", tmp_path)[0], program.resnet20_losses(Worker())
-    apart = {name: np.abs(several[name] - alone[name]) for name in alone}
+    several, single = run_workers(count, "resnet20", tmp_path)[0], program.resnet20_losses(Worker())
+    apart = {name: np.abs(several[name] - single[name]) for name in single}
     for name, differences in apart.items():
         far = np.flatnonzero(differences > 1e-4)
         print(
-            f"{name}: loss {alone[name][0]:.3f} to {alone[name][-1]:.3f}; {count} workers at most "
+            f"{name}: loss {single[name][0]:.3f} to {single[name][-1]:.3f}; {count} workers at most "
             f"{differences.max():.2g} apart, beyond 1e-4 first at step {far[0] + 1 if len(far) else 'none'}"
         )
-    assert alone["twin"][-10:].mean() < alone["twin"][:10].mean()
-    assert apart["twin"].max() < 1e-4
+    assert single["full precision"][-10:].mean() < single["full precision"][:10].mean()
+    assert apart["full precision"].max() < 1e-4
     assert apart["binary"][0] < 1e-4 and np.isfinite(several["binary"]).all()
 
 
@@ -140,8 +140,8 @@ def test_the_accuracy_of_shared_images_is_that_of_one_worker_to_the_image(ranks,
     network = program.SmallNetwork()
     for parameter in network.get_parameters():
         parameter.set_data(ms.Tensor(ranks[0][f"final.{parameter.name}"]))
-    alone = evaluate(network, program.Dataset("cifar10", data_folder, batch_size=300).test(), 10)
+    single = evaluate(network, program.Dataset("cifar10", data_folder, batch_size=300).test(), 10)
     for rank in ranks:
         images, top1, top5, loss = rank["evaluation"]
-        assert (images, top1, top5) == (IMAGES_A_FILE, alone.top1, alone.top5)
-        assert loss == pytest.approx(alone.loss, rel=1e-9)
+        assert (images, top1, top5) == (IMAGES_A_FILE, single.top1, single.top5)
+        assert loss == pytest.approx(single.loss, rel=1e-9)
