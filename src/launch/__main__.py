@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         if not (run_dir or options.log_dir):
             run_dir = str(make_run_dir(config.network.name, config.data.name))
     command = [str(ROOT / "train.py"), "--distribute", *arguments]
-    if run_dir:  # all workers use one folder, also if runs/latest changes in the meantime
+    if run_dir and run_dir not in arguments:  # one folder for all workers, also if runs/latest changes in the meantime
         command += ["--resume" if train_options.resume else "--output_dir", run_dir]
     logs = options.log_dir or str(Path(run_dir) / LOGS)
     if options.dry_run:

@@ -259,7 +259,7 @@ def test_a_given_log_folder_leaves_the_run_folder_to_worker_0(supervisors, tmp_p
     launcher.main((*RECIPE, "--log_dir", "logs"))
     launcher.main((*RECIPE, "--log_dir", "logs", "--output_dir", "run"))
     assert "--output_dir" not in supervisors[0].command
-    assert supervisors[1].command[-2:] == ["--output_dir", "run"]
+    assert supervisors[1].command[-2:] == ["--output_dir", "run"] and supervisors[1].command.count("run") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
 
 
