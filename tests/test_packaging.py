@@ -1,5 +1,6 @@
 """pip install: what it installs, under which name, and that it works where the repository is not."""
 
+import importlib
 import shutil
 import site
 import subprocess
@@ -105,6 +106,16 @@ def use(python: Path, folder: Path, how: str) -> str:
     return done.stdout
 
 
+def test_the_package_imports_its_names_when_they_are_used():
+    import src
+
+    assert src.create_model is importlib.import_module("src.models").create_model
+    assert src.Binarization is importlib.import_module("src.binary").Binarization
+    assert set(src.__all__) <= set(dir(src))
+    with pytest.raises(AttributeError, match="module 'src' has no attribute 'create_modell'"):
+        src.create_modell  # noqa: B018
+
+
 @pytest.mark.slow
 def test_the_wheel_installs_as_a_library(tmp_path):
     """Built from the source archive, so that the archive is complete too."""
@@ -123,7 +134,7 @@ def test_the_wheel_installs_as_a_library(tmp_path):
     assert "fda_bnn/default_config.yaml" in names
     assert not [name for name in names if name.startswith(("fda_bnn/paper", "fda_bnn/launch"))]
     assert "Requires-Dist: mindspore==2.10.0" in metadata and "Requires-Dist: numpy<2,>=1.24" in metadata
-    assert "Requires-Python: <3.13,>=3.10" in metadata
+    assert "Requires-Python: <3.13,>=3.10" in metadata and "License-Expression: Apache-2.0" in metadata
     python = environment(tmp_path)
     pip(sys.executable, "-m", "pip", "--python", python, "install", *offline, wheel, cwd=tmp_path)
     assert str(tmp_path / "environment") in use(python, tmp_path, "wheel")

@@ -183,7 +183,7 @@ def test_a_damaged_table_of_metrics_is_made_again_by_going_on(stand_in, tmp_path
     assert table(output)[0]["runs"] == "1"
 
 
-def test_what_differs_from_the_recipe_stands_in_the_title(stand_in, tmp_path):
+def test_what_differs_from_the_recipe_is_in_the_title(stand_in, tmp_path):
     output = tmp_path / "out"
     call(
         output, "--epochs", "400", "--optimizer.lr", "0.5", "--data_name", "Digits", "--data.num_parallel_workers", "1"
@@ -209,7 +209,7 @@ def test_keys_that_are_nothing_reach_a_run_that_goes_on(stand_in, tmp_path):
     assert "--resume" in log and "--data.download false --train.save_every_steps null" in log
 
 
-def test_a_dry_run_says_what_would_run_and_leaves_nothing(stand_in, tmp_path, capsys):
+def test_a_dry_run_prints_what_would_run_and_writes_nothing(stand_in, tmp_path, capsys):
     output = tmp_path / "out"
     assert call(output, "--dry-run", name="figure4") == 0
     said = capsys.readouterr().out

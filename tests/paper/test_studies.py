@@ -60,7 +60,7 @@ def test_the_methods_that_run(study, network, methods):
     assert {row.method for row in study.rows if row.network == network and row.spec} == methods
 
 
-def test_figure3_changes_n_alone():
+def test_figure3_changes_only_n():
     terms = [resolved(spec).schedules.n for spec in FIGURE3.specs]
     assert {schedule.setting for schedule in terms} == {1}
     assert [f"n = {schedule.n_p}" for schedule in terms] == [row.method for row in FIGURE3.rows]
