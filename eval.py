@@ -3,7 +3,7 @@
     python eval.py --checkpoint runs/latest/best.ckpt
     python eval.py --ckpt released.ckpt --data_path DIR -b 128         a checkpoint without config: ResNet-20, CIFAR-10
 
-The network comes from the checkpoint's own config where it has one; every config key is a flag that overrides it. Two
+The network comes from the checkpoint's own config if it has one; the keys below override it. Two
 losses are printed: the cross-entropy, and one with smoothed labels as in the authors' evaluation (1 - s on the label,
 s / (K - 1) on each other class). In the JSON they are `Loss` and, under the authors' name, `Validation-Loss`.
 """
@@ -11,44 +11,59 @@ s / (K - 1) on each other class). In the JSON they are `Loss` and, under the aut
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from src import cli, runtime
-from src.config import load_config
-from src.errors import UserError
+from src import cli
 
+with cli.explain_missing_packages():
+    from src import runtime
+    from src.config import load_config
+    from src.errors import UserError
+
+USED_KEYS = (
+    "data.name",
+    "data.path",
+    "data.download",
+    "data.batch_size",
+    "data.num_parallel_workers",
+    "data.image_size",
+    "network",
+    "amp.level",
+    "runtime.device_target",
+    "runtime.mode",
+)
 SHORTHANDS = {
     "--data_path": "data.path",
     "--dataset": "data.name",
     "--device_target": "runtime.device_target",
     "--mode": "runtime.mode",
+    "--batch_size": "data.batch_size",
     "-b": "data.batch_size",
-    "--batch-size": "data.batch_size",
 }
 MAX_IMAGE_SIZE = 1024  # pixels
 
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="eval.py", description=__doc__)
-    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
-    parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
+    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, required=True, help="a .ckpt file")
+    parser.add_argument("--num_classes", type=cli.integer, metavar="K", help="of the network; default: the data set's")
     parser.add_argument(
         "--smoothing", type=float, default=0.1, metavar="S", help="of the smoothed loss, in [0, 1); default 0.1"
     )
     parser.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="scale images to this size; default: as they are"
+        "--image_size", type=cli.integer, metavar="PIXELS", help="scale images to this size; default: as they are"
     )
-    parser.add_argument(
-        "--check_data", action="store_true", help="decode every picture first, and end if one is broken"
-    )
-    cli.add_config_flags(parser, SHORTHANDS)
+    parser.add_argument("--check_data", action="store_true", help="decode every image first, and end if one is broken")
+    cli.add_config_flags(parser, SHORTHANDS, USED_KEYS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
     if not 0 <= arguments.smoothing < 1:
         raise UserError(f"--smoothing is {arguments.smoothing}, but must be at least 0 and less than 1")
     if arguments.num_classes is not None and arguments.num_classes < 1:
-        raise UserError(f"--num-classes is {arguments.num_classes}, but must be at least 1")
+        raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
     if arguments.image_size is not None and not 4 <= arguments.image_size <= MAX_IMAGE_SIZE:
         raise UserError(f"--image_size is {arguments.image_size}, but must be 4 to {MAX_IMAGE_SIZE}")
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
+    cli.require_checkpoint(Path(arguments.checkpoint))
     runtime.prepare_environment()
 
     from mindspore import amp
@@ -62,12 +77,12 @@ def main(argv: Sequence[str]) -> int:
     data = experiment.build_data(config, splits=("test",), image_size=arguments.image_size)
     num_classes = arguments.num_classes or data.num_classes
     if num_classes < data.num_classes:
-        raise UserError(f"--num-classes is {num_classes}, but {data.name} has {data.num_classes} classes")
+        raise UserError(f"--num_classes is {num_classes}, but {data.name} has {data.num_classes} classes")
     experiment.require_same_classes(experiment.preprocessing_of(config, checkpoint), data, arguments.checkpoint)
     network = experiment.trained_network(config, checkpoint, num_classes, arguments.image_size)
     amp.auto_mixed_precision(network, config.amp.level)  # as in the run, whose own figures these then are
     if arguments.check_data:
-        print(f"{data.check()} pictures can be decoded")
+        print(f"{data.check()} images can be decoded")
     result = evaluate(network, data.test(), num_classes, arguments.smoothing)
 
     print(

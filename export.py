@@ -12,36 +12,42 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src import cli, runtime
-from src.config import load_config
-from src.deploy import formats
-from src.deploy.export_process import run_export_job
-from src.errors import UserError
-from src.files import require_writable
+from src import cli
+
+with cli.explain_missing_packages():
+    from src import runtime
+    from src.config import load_config
+    from src.deploy import formats
+    from src.deploy.export_process import run_export_job
+    from src.errors import UserError
+    from src.files import require_writable
 
 MAX_BATCH = 1024  # the file is tried with one such batch
+USED_KEYS = ("data.name", "data.path", "data.image_size", "network", "runtime.device_target")
 SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target"}
 
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="export.py", description=__doc__)
-    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", required=True)
+    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, required=True, help="a .ckpt file")
     parser.add_argument(
         "--file_format", choices=[*formats.FORMATS, formats.ALL], default=formats.ALL, help=f"default: {formats.ALL}"
     )
     parser.add_argument("--batch_size", default="dynamic", metavar="N|dynamic", help="images a call; default: dynamic")
     parser.add_argument(
-        "--output", metavar="PATH", help="the file without suffix; default: the checkpoint's name in its folder"
+        "--output",
+        metavar="PATH",
+        type=cli.path,
+        help="the file without suffix; default: the checkpoint's name in its folder",
     )
-    parser.add_argument("--num-classes", type=int, metavar="K", help="of the network; default: the data set's")
-    cli.add_config_flags(parser, SHORTHANDS)
+    parser.add_argument("--num_classes", type=cli.integer, metavar="K", help="of the network; default: the data set's")
+    cli.add_config_flags(parser, SHORTHANDS, USED_KEYS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
     config = load_config(overrides=overrides)  # refuses bad values before a process is started
     if arguments.num_classes is not None and arguments.num_classes < 1:
-        raise UserError(f"--num-classes is {arguments.num_classes}, but must be at least 1")
+        raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
     checkpoint = Path(arguments.checkpoint)
-    if not checkpoint.is_file():
-        raise UserError(f"the checkpoint {checkpoint} does not exist")
+    cli.require_checkpoint(checkpoint)
     batch_size = parse_batch_size(arguments.batch_size)
     file_formats = formats.select(arguments.file_format, config.runtime.device_target, batch_size)
     output = Path(arguments.output) if arguments.output else checkpoint.with_suffix("")

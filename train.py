@@ -13,9 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src import cli, runtime
-from src.run_dir import lock_run_dir
-from src.training.arguments import parse
+from src import cli
+
+with cli.explain_missing_packages():
+    from src import runtime
+    from src.run_dir import lock_run_dir
+    from src.training.arguments import parse
 
 
 def main(argv: Sequence[str]) -> int:

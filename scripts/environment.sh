@@ -1,29 +1,39 @@
-# Sourced by the launchers. Sets ROOT, the folder of this repository, and PYTHON, the interpreter that runs its programs:
-# PYTHON of the caller, else of the active virtual environment, else of .venv, else of the system.
+# Sourced by the launchers. Sets ROOT, this repository's folder, and PYTHON, the interpreter that runs its programs: the
+# caller's PYTHON if set, else that of the active environment, of .venv, or of the system: the first with MindSpore.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+has_mindspore() {
+    "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("mindspore") is None)' > /dev/null 2>&1
+}
+
 find_python() {
-    if [[ -z ${VIRTUAL_ENV:-} && ${CONDA_DEFAULT_ENV:-base} == base && -x $ROOT/.venv/bin/python ]]; then
-        echo "$ROOT/.venv/bin/python"
-    else
-        command -v python3 || command -v python
+    local own=$ROOT/.venv/bin/python candidate
+    local candidates=("$own" python3 python)
+    if [[ -n ${VIRTUAL_ENV:-} || ${CONDA_DEFAULT_ENV:-base} != base ]]; then
+        candidates=(python3 python "$own")
     fi
+    for candidate in "${candidates[@]}"; do
+        if candidate=$(command -v "$candidate") && has_mindspore "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    command -v "$own" || command -v python3 || command -v python  # the program says what is missing
 }
 
 PYTHON=${PYTHON:-$(find_python || true)}
 if ! PYTHON=$(command -v "$PYTHON"); then
-    echo "error: no Python found: make an environment as the README explains, or set PYTHON to an interpreter" >&2
+    echo "error: no Python found: make an environment as the README says, or set PYTHON to an interpreter" >&2
     exit 2
 fi
 
-# Print the comment at the head of the running launcher, which is its help.
+# The comment at the head of the running launcher is its help.
 explain() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 }
 
-# launch PROGRAM ARGUMENT...: replace this shell by that program of this repository, so that signals reach it and its
-# exit code is returned.
+# launch PROGRAM ARGUMENT...: becomes that program of this repository, so that signals reach it and its exit code is ours.
 launch() {
     local program=$1 argument
     shift

@@ -1,20 +1,22 @@
-"""A YAML file and the command line become one typed, validated, frozen Config.
+"""Turn a YAML file and the command line into one typed, validated, frozen Config.
 
 Keys, types and ranges are checked here, before MindSpore is imported. Names of networks, estimators and quantizers are
 checked by their registries right after the import. default_config.yaml explains every key.
 """
 
 import difflib
+import os
+import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     Strict,
@@ -27,10 +29,13 @@ from .errors import UserError
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "default_config.yaml"  # as installed by pip
 if not DEFAULT_CONFIG.is_file():
     DEFAULT_CONFIG = DEFAULT_CONFIG.parent.parent / DEFAULT_CONFIG.name  # in the repository
-# What stands below these is checked by the network and the estimators.
+# The network and the estimators check what is below these.
 FREE_KEYS = ("network.options", "network.estimator_options", "network.weight_estimator_options")
 
-# What may change when a run goes on: where and how, but nothing that the result depends on.
+# Keys of earlier versions. Checkpoints with them are migrated; in a file or a flag of a user they are refused.
+RENAMED = {"data.workers": "data.num_parallel_workers"}
+
+# What may change when a run is resumed: where and how it runs, but nothing that its result depends on.
 RESUMABLE = {
     "data.path",
     "data.download",
@@ -49,16 +54,6 @@ _repr = reprlib.Repr()  # of the value in an error, shortened
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
 
 
-def _to_float(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4, without a point, as text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _usable_text(value: str) -> str:
     if not value.strip() or "\0" in value:
         raise ValueError("text that is not empty and holds no NUL")
@@ -72,13 +67,12 @@ def _usable_number(value: float) -> float:
 
 
 Text = Annotated[str, AfterValidator(_usable_text)]
+PathText = Annotated[Text, AfterValidator(os.path.expanduser)]  # of a file or folder; ~ is the home folder
 Integer = Annotated[int, Strict()]
-Number = Annotated[
-    float, BeforeValidator(_to_float), Strict(), Field(allow_inf_nan=False), AfterValidator(_usable_number)
-]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False), AfterValidator(_usable_number)]
 Flag = Annotated[bool, Strict()]
 Positive = Annotated[Integer, Field(ge=1)]
-Options = dict[str, Annotated[Any, BeforeValidator(_to_float)]]
+Options = dict[str, Any]
 
 
 class Section(BaseModel):
@@ -96,7 +90,7 @@ class RuntimeSection(Section):
 
 class DataSection(Section):
     name: Text
-    path: Text
+    path: PathText
     download: Flag
     batch_size: Annotated[Integer, Field(ge=1, le=MAX_BATCH)]
     num_parallel_workers: Positive
@@ -172,14 +166,14 @@ class TrainSection(Section):
     sink_size: Positive | None
 
     def steps(self, available: int) -> int:
-        """Of an epoch, of which the data give `available`."""
+        """Steps of an epoch, if the data give `available` of them."""
         return min(self.steps_per_epoch or available, available)
 
 
 class Config(Section):
     seed: Annotated[Integer, Field(ge=0, le=2**31 - 1)]
-    output_dir: Text | None
-    init_checkpoint: Text | None
+    output_dir: PathText | None
+    init_checkpoint: PathText | None
     runtime: RuntimeSection
     data: DataSection
     network: NetworkSection
@@ -192,6 +186,18 @@ class Config(Section):
     train: TrainSection
 
     @model_validator(mode="after")
+    def _min_lr_is_reached(self) -> "Config":
+        minimum, lr = self.scheduler.min_lr, self.optimizer.lr
+        if minimum > 0 and self.scheduler.name == "constant":
+            raise ValueError(
+                f"scheduler.min_lr is {minimum}, but a constant learning rate has no end: leave it 0.0, or choose "
+                "another scheduler.name"
+            )
+        if minimum > lr and self.optimizer.lr_for_batch is None:
+            raise ValueError(f"scheduler.min_lr is {minimum}, but must be at most optimizer.lr, which is {lr}")
+        return self
+
+    @model_validator(mode="after")
     def _warmup_ends_in_time(self) -> "Config":
         if self.scheduler.warmup_epochs >= self.train.epochs and self.scheduler.warmup_epochs > 0:
             raise ValueError(
@@ -201,41 +207,56 @@ class Config(Section):
         return self
 
     def require_device_can(self) -> None:
-        """UserError if the config asks for what the framework has for other devices alone. For training: a checkpoint
-        made there is evaluated and exported anywhere."""
+        """UserError if the config asks for what MindSpore supports only on other devices. Only training needs this: its
+        checkpoints can be evaluated and exported on any device."""
         for key, value, allowed in (
             ("runtime.device_target", self.runtime.device_target, ("GPU", "Ascend")),
             ("runtime.mode", self.runtime.mode, ("graph",)),
         ):
             if self.train.sink_size and value not in allowed:
                 raise UserError(
-                    f"train.sink_size is {self.train.sink_size}, but {key} is {value}, for which there is no data "
-                    f"sinking: leave train.sink_size null, or choose {' or '.join(allowed)}"
+                    f"train.sink_size is {self.train.sink_size}, but {key} is {value}, which has no data sinking: "
+                    f"leave train.sink_size null, or choose {' or '.join(allowed)}"
                 )
         if self.runtime.sync_batch_norm and self.runtime.device_target != "Ascend":
             raise UserError(
-                "runtime.sync_batch_norm is true, which MindSpore has for Ascend alone, but runtime.device_target is "
-                f"{self.runtime.device_target}: leave it false, or train on Ascend"
+                "runtime.sync_batch_norm is true, which MindSpore supports only on Ascend, but "
+                f"runtime.device_target is {self.runtime.device_target}: leave it false, or train on Ascend"
             )
 
     @property
     def has_noise(self) -> bool:
-        """Whether binary layers get noise modules; with an alpha of 0 they would do nothing."""
+        """Whether binary layers get noise modules. With an alpha of 0 they would do nothing."""
         return self.noise.enabled and self.schedules.alpha.start > 0
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last, and aliases, of which a
-    few make a value larger than any memory."""
+# Words and numbers as YAML 1.2 reads them. YAML 1.1, PyYAML's own, takes 010 for 8, 1:30 for 90, `no` for false.
+_SCALARS = {
+    "null": re.compile(r"(?:~|null|Null|NULL|)$"),
+    "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"),
+    "int": re.compile(r"[-+]?[0-9]+$"),
+    "float": re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader of plain data: null, true, false, decimal numbers, text, lists and mappings.
+
+    It refuses a key given twice, of which YAML would silently keep the last, and aliases, of which a few make a value
+    larger than any memory.
+    """
+
+    yaml_implicit_resolvers: dict = {}
+    yaml_constructors: dict = {}
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
             alias = self.peek_event()
             raise yaml.composer.ComposerError(
-                None, None, f"the alias *{alias.anchor} is not taken here, write its value out", alias.start_mark
+                None, None, f"the alias *{alias.anchor} is not supported, write its value out", alias.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -244,15 +265,37 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text into quotes that either version of YAML would read as something else."""
+
+
+for _tag, _pattern in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
+for _tag, _constructor in {
+    "null": yaml.SafeLoader.construct_yaml_null,
+    "bool": yaml.SafeLoader.construct_yaml_bool,
+    "int": lambda loader, node: int(loader.construct_scalar(node)),
+    "float": lambda loader, node: float(loader.construct_scalar(node)),
+    "str": yaml.SafeLoader.construct_yaml_str,
+    "seq": yaml.SafeLoader.construct_yaml_seq,
+    "map": yaml.SafeLoader.construct_yaml_map,
+}.items():
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _constructor)
+_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
 
 
 def _parse_yaml(text: str) -> Any:
     """The value of a YAML text. ValueError if it is none; says why."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return yaml.load(text, Loader=_Loader)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # PyYAML raises all of these
@@ -260,18 +303,18 @@ def _parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> dict:
-    """The mapping in a YAML file. UserError if it is missing, unreadable, too large, no YAML or no mapping."""
+    """The mapping in a YAML file. UserError if it is missing, unreadable, too large, or not a mapping in YAML."""
     try:
         with Path(path).open("rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1).decode("utf-8")  # no more: it may be a device without an end
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the config {path}: {_reason(error)}") from error
     if len(text) > MAX_CONFIG_BYTES:
-        raise UserError(f"the config {path} is no config: it has more than {MAX_CONFIG_BYTES:,} bytes")
+        raise UserError(f"{path} is not a config: it has more than {MAX_CONFIG_BYTES:,} bytes")
     try:
         content = _parse_yaml(text)
     except ValueError as error:
-        raise UserError(f"the config {path} is no valid YAML: {error}") from error
+        raise UserError(f"the config {path} is not valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -318,23 +361,33 @@ def annotation_of(key: str) -> Any:
     return model
 
 
+def choices(key: str) -> tuple[str, ...]:
+    """The only values that a key takes, as they are written; empty if there are others."""
+    annotation = annotation_of(key)
+    if annotation is bool:
+        return ("true", "false")
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
 def parse_override(key: str, text: str) -> Any:
-    """The value of `--key text`: as it stands where the config wants text, else read as YAML."""
+    """The value of `--key text`: the text itself if the config wants text, else what it is in YAML."""
     wanted = annotation_of(key)
-    if wanted is str or (Text in get_args(wanted) and text != "null"):
+    if wanted is str or (text != "null" and any(kind in get_args(wanted) for kind in (Text, PathText))):
         return text
     try:
         return _parse_yaml(text)
     except ValueError as error:
-        raise UserError(f"--{key} is {_repr.repr(text)}, which is no valid YAML value: {error}") from error
+        raise UserError(f"--{key} is {_repr.repr(text)}, which is not a valid YAML value: {error}") from error
 
 
 def _merge(into: dict, extra: Mapping[str, Any], origin: str, prefix: str = "") -> None:
     for key, value in extra.items():
+        full = f"{prefix}{key}"
+        if full in RENAMED:
+            raise UserError(f"the key '{full}' in {origin} is now called '{RENAMED[full]}': rename it")
         if key not in into and prefix.rstrip(".") not in FREE_KEYS:
             raise UserError(
-                f"unknown key '{prefix}{key}' in {origin}{_nearest_key(f'{prefix}{key}')}; "
-                "default_config.yaml explains every key"
+                f"unknown key '{full}' in {origin}{_key_hint(str(key), full)}; default_config.yaml explains every key"
             )
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value, origin, f"{prefix}{key}.")
@@ -353,15 +406,56 @@ def leaf_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _nearest_key(key: str) -> str:
-    """` (did you mean 'optimizer.lr'?)` for `lr`, `optimizer.lrr` and the like; else empty."""
+@dataclass(frozen=True)
+class Explanation:
+    """What default_config.yaml tells about a key or a section: its comment, and the default as it is written."""
+
+    meaning: str
+    default: str
+
+
+def explanations() -> dict[str, Explanation]:
+    """The comments of default_config.yaml by dotted key or section; one on a line of its own continues the last."""
+    found: dict[str, Explanation] = {}
+    sections: list[str] = []
+    for line in DEFAULT_CONFIG.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"( *)(\w+): *(.*?) *(?:# *(.*))?$", line):
+            indentation, name, default, comment = match.groups()
+            sections[len(indentation) // 2 :] = [name]
+            found[".".join(sections)] = Explanation(comment or "", default)
+        elif (match := re.match(r" +# *(.*)$", line)) and sections:
+            last = found[".".join(sections)]
+            found[".".join(sections)] = replace(last, meaning=f"{last.meaning} {match.group(1)}")
+    return found
+
+
+def similar_keys(key: str) -> list[str]:
+    """The keys that a wrong one may stand for: those of the same last part, else the most similar one."""
     keys = leaf_keys(Config)
     last = key.rsplit(".", 1)[-1]
-    matches = [known for known in keys if known.endswith(f".{last}")] or difflib.get_close_matches(key, keys, n=1)
-    if not matches:
-        by_name = {known.rsplit(".", 1)[-1]: known for known in reversed(keys)}
-        matches = [by_name[name] for name in difflib.get_close_matches(last, by_name, n=1)]
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
+    same = [known for known in keys if known.rsplit(".", 1)[-1] == last]
+    if same:
+        return same
+    if close := difflib.get_close_matches(key, keys, n=1):
+        return close
+    by_name = {known.rsplit(".", 1)[-1]: known for known in reversed(keys)}
+    return [by_name[name] for name in difflib.get_close_matches(last, by_name, n=1)]
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """` (did you mean a or b?)`; empty without names."""
+    listed = list(names)
+    return f" (did you mean {' or '.join(listed)}?)" if listed else ""
+
+
+def _key_hint(key: str, full: str) -> str:
+    if key in leaf_keys(Config):  # in a file: `optimizer.lr: 0.1`
+        *sections, last = key.split(".")
+        nested = f"{last}: VALUE"
+        for section in reversed(sections):
+            nested = f"{section}: {{{nested}}}"
+        return f" (a file has sections: write {nested})"
+    return did_you_mean(f"'{name}'" for name in similar_keys(full))
 
 
 def _describe(error: ValidationError) -> str:
@@ -371,12 +465,9 @@ def _describe(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return message
-    if first["type"] == "missing":
-        return f"the config lacks the key '{key}'"
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{_nearest_key(key)}; default_config.yaml explains every key"
     kinds = [problem["msg"] for problem in error.errors() if problem["loc"][:2] == first["loc"][:2]]
     allowed = [text.removeprefix("Input should be ").removeprefix("Value error, ") for text in kinds]
+    allowed = ["true or false" if text == "a valid boolean" else text for text in allowed]
     return f"{key} is {_repr.repr(first['input'])}, but must be {' or '.join(dict.fromkeys(allowed))}"
 
 

@@ -161,7 +161,7 @@ def trained_network(
     """
     num_classes = num_classes or len(preprocessing_of(config, checkpoint).classes)
     if not num_classes:
-        raise UserError(f"{checkpoint.path} does not say how many classes its network has: give --num-classes")
+        raise UserError(f"{checkpoint.path} does not say how many classes its network has: give --num_classes")
     network = build_network(config, num_classes, image_size)
     load_network(network, checkpoint)
     return network

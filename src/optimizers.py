@@ -16,18 +16,22 @@ def base_learning_rate(config: Config, workers: int) -> float:
 
 
 def learning_rates(config: Config, steps_per_epoch: int, workers: int = 1) -> list[float]:
-    """The learning rate of every step, from mindcv's scheduler."""
+    """The learning rate of every step, from mindcv's scheduler. The curves end at `scheduler.min_lr`."""
     epochs, warmup = config.train.epochs, config.scheduler.warmup_epochs
+    base, minimum = base_learning_rate(config, workers), config.scheduler.min_lr
     rates = create_scheduler(
         steps_per_epoch,
         scheduler=config.scheduler.name,
-        lr=base_learning_rate(config, workers),
-        min_lr=config.scheduler.min_lr,
+        lr=base,
+        min_lr=minimum,
         warmup_epochs=warmup,
         decay_epochs=epochs - warmup,
         decay_rate=1.0,
         num_epochs=epochs,
     )
+    if config.scheduler.name == "polynomial_decay":  # mindcv lets this one end at 0
+        decay = slice(warmup * steps_per_epoch, None)
+        rates[decay] = [minimum + (1 - minimum / base) * rate for rate in rates[decay]]
     return [float(rate) for rate in rates]
 
 

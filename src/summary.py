@@ -7,20 +7,20 @@ Parameters are trainable values alone: the moving statistics of batch norm, and 
 its affine map. Noise modules are absent, as in inference.
 """
 
+from __future__ import annotations
+
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import mindspore as ms
-import numpy as np
-from mindspore import nn
+from typing import TYPE_CHECKING
 
 from . import cli, runtime
-from .binary import Binarization
-from .binary.validation import lookup
 from .errors import UserError
-from .models import NETWORKS, create_model
+
+if TYPE_CHECKING:  # MindSpore is imported after the arguments are checked
+    import mindspore as ms
+    from mindspore import nn
 
 MAX_INPUT_VALUES = 3 * 1024 * 1024  # values
 BINARY_PER_FULL = 64  # binary multiply-adds that count as one operation: a 64-bit XNOR and popcount (Bi-Real Net)
@@ -135,6 +135,9 @@ def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
     Raises:
         UserError: the network does not take such an input, or it is larger than `MAX_INPUT_VALUES`.
     """
+    import mindspore as ms
+    import numpy as np
+
     require_input(input_shape)
     rows: list[Row] = []
 
@@ -207,10 +210,10 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m src.summary", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="of a network: resnet20, vgg_small, resnet18, ...")
     parser.add_argument(
-        "--input", nargs=3, type=int, metavar=("C", "H", "W"), help="default: what the network is made for"
+        "--input", nargs=3, type=cli.integer, metavar=("C", "H", "W"), help="default: what the network is made for"
     )
     parser.add_argument(
-        "--num_classes", type=int, metavar="K", help="default: 1000 for the networks of ImageNet, else 10"
+        "--num_classes", type=cli.integer, metavar="K", help="default: 1000 for the networks of ImageNet, else 10"
     )
     parser.add_argument("--full_precision", action="store_true", help="the full-precision baseline")
     arguments = parser.parse_args(argv)
@@ -218,8 +221,12 @@ def main(argv: Sequence[str]) -> int:
         require_input(arguments.input)
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
-    # The package has imported MindSpore by now; what it does not read again, its log level, does not matter here.
     runtime.prepare_environment()
+
+    from .binary import Binarization
+    from .binary.validation import lookup
+    from .models import NETWORKS, create_model
+
     try:
         facts = lookup("network", NETWORKS, arguments.name)
         binarization = Binarization(noise_adaptation=False)

@@ -1,6 +1,7 @@
 """YAML and flags become a typed, frozen Config, or one sentence about the first wrong key."""
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from src import cli
-from src.config import DEFAULT_CONFIG, Config, load_config
+from src.config import DEFAULT_CONFIG, RENAMED, Config, choices, explanations, leaf_keys, load_config
 from src.errors import UserError
 
 ROOT = DEFAULT_CONFIG.parent
@@ -111,8 +112,8 @@ def test_an_unknown_key_in_a_file_names_file_and_key(tmp_path):
         ("optimizer.momentum", 1, "less than 1"),
         ("optimizer.weight_decay", -1e-4, "greater than or equal to 0"),
         ("optimizer.name", "sgd", "'momentum' or 'adam'"),
-        ("optimizer.decay_all", 1, "boolean"),
-        ("optimizer.decay_all", "yes", "boolean"),
+        ("optimizer.decay_all", 1, "true or false"),
+        ("optimizer.decay_all", "yes", "true or false"),
         ("optimizer", 3, "dictionary"),
         ("scheduler.name", "cosine", "'cosine_decay', 'constant' or 'polynomial_decay'"),
         ("schedules.n.n_s", 0, "greater than or equal to 1"),
@@ -123,7 +124,7 @@ def test_an_unknown_key_in_a_file_names_file_and_key(tmp_path):
         ("amp.level", "O4", "'O0', 'O2' or 'O3'"),
         ("amp.loss_scale", 0.5, "greater than or equal to 1"),
         ("amp.loss_scale", "static", "'none' or 'dynamic'"),
-        ("network.binary", "false", "boolean"),
+        ("network.binary", "false", "true or false"),
     ],
 )
 def test_a_wrong_value_names_key_value_and_what_is_allowed(key, value, allowed):
@@ -135,13 +136,103 @@ def test_a_wrong_value_names_key_value_and_what_is_allowed(key, value, allowed):
     assert "\n" not in message
 
 
-def test_numbers_that_yaml_takes_for_text():
-    """YAML 1.1 reads a number with an exponent but without a point as text."""
-    assert yaml.safe_load("1e-4") == "1e-4"
-    assert load_config(None, {"optimizer.lr": "1e-4"}).optimizer.lr == 1e-4
-    assert with_overrides("--optimizer.lr", "1e-4").optimizer.lr == 1e-4
-    assert with_overrides("--network.estimator_options.omega", "1e-1").network.estimator_options == {"omega": 0.1}
-    assert load_config(None, {"amp.loss_scale": "1e3"}).amp.loss_scale == 1000
+# PyYAML reads YAML 1.1, where these are 8, 64, 90, 1000, 1, 16, false, a date, infinity and text.
+NUMBERS = {"010": 10, "0100": 100, "+7": 7, "1e3": 1000.0, "1e-4": 1e-4, "1.": 1.0, "-.5": -0.5, "2.5E+1": 25.0}
+NOT_NUMBERS = ["1:30", "1_000", "0b1", "0x10", "0o7", "no", "off", "2020-01-01", ".inf", ".nan", "1e", "e5", "1,5", "٣"]
+
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS.items())
+def test_numbers_are_decimal_on_the_command_line_and_in_files(text, number, tmp_path):
+    key = "network.options.a"
+    file = write(tmp_path, f"network: {{options: {{a: {text}}}}}")
+    for value in (with_overrides(f"--{key}={text}").network.options["a"], load_config(file).network.options["a"]):
+        assert value == number and type(value) is type(number)
+
+
+@pytest.mark.parametrize("text", NOT_NUMBERS)
+@pytest.mark.parametrize(("key", "kind"), [("seed", "a valid integer"), ("optimizer.lr", "a valid number")])
+def test_other_spellings_of_numbers_are_refused(text, key, kind, tmp_path):
+    *sections, last = key.split(".")
+    file = write(tmp_path, "".join(f"{name}:\n  " for name in sections) + f"{last}: {text}\n")
+    for call in (lambda: with_overrides(f"--{key}={text}"), lambda: load_config(file)):
+        with pytest.raises(UserError, match=f"{key} is {text!r}, but must be {kind}"):
+            call()
+
+
+@pytest.mark.parametrize("text", ["yes", "no", "on", "off", "y", "1"])
+def test_only_true_and_false_are_flags(text):
+    with pytest.raises(UserError, match="data.download is .*, but must be true or false"):
+        with_overrides("--data.download", text)
+
+
+def test_text_that_looks_like_another_type_survives_the_stored_config(tmp_path):
+    for text in ("010", "1e5", "1:30", "yes", "null", "2020-01-01", "0o7", "08", "1.5", "~x", "- a", "é", "=", "<<"):
+        config = load_config(None, {"data.path": text})
+        assert load_config(write(tmp_path, config.to_yaml())) == config
+
+
+@pytest.mark.parametrize("key", ["output_dir", "data.path", "init_checkpoint"])
+def test_a_tilde_is_the_home_folder(key, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    *sections, last = key.split(".")
+    file = write(tmp_path, "".join(f"{name}:\n  " for name in sections) + f"{last}: ~/a/b\n")
+    for config in (load_config(file), with_overrides(f"--{key}=~/a/b")):
+        values = config.model_dump()
+        for name in sections:
+            values = values[name]
+        assert values[last] == "/home/somebody/a/b"
+
+
+def test_every_key_and_section_is_explained_in_the_default_config():
+    explained = explanations()
+    keys = leaf_keys(Config)
+    sections = {key.rsplit(".", count)[0] for key in keys for count in range(1, key.count(".") + 1)}
+    assert explained.keys() == set(keys) | sections
+    for key, explanation in explained.items():
+        assert len(explanation.meaning) > 5, f"{key} has no comment in default_config.yaml"
+        assert not explanation.meaning.startswith(("of them", "re-"))
+
+
+def test_explanations_have_the_default_as_it_is_written():
+    explained = explanations()
+    config = load_config()
+    assert explained["seed"].default == "0"
+    assert "runs/latest links to the newest" in explained["output_dir"].meaning, "a comment of two lines"
+    for key in leaf_keys(Config):
+        value = config.model_dump()
+        for part in key.split("."):
+            value = value[part]
+        assert yaml.safe_load(explained[key].default) == value
+
+
+def test_every_choice_is_named_in_its_explanation():
+    for key, explanation in explanations().items():
+        for choice in set(choices(key)) - {"true", "false"}:
+            assert choice in explanation.meaning, key
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_refused_with_its_new_name(old, new, tmp_path):
+    section, name = old.split(".")
+    with pytest.raises(UserError, match=f"the key '{old}' in .*mine.yaml is now called '{new}'"):
+        load_config(write(tmp_path, f"{section}: {{{name}: 2}}"))
+    with pytest.raises(UserError, match=f"--{old} is now called --{new}"):
+        with_overrides(f"--{old}", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("optimizer.lr: 0.1", "write optimizer: {lr: VALUE}"),
+        ("schedules.n.n_s: 9", "write schedules: {n: {n_s: VALUE}}"),
+        ("schedules: {n.n_s: 9}", "did you mean 'schedules.n.n_s'"),
+        ("lr: 0.1", "did you mean 'optimizer.lr'"),
+        ("batch-size: 8", "did you mean 'data.batch_size'"),
+    ],
+)
+def test_a_misplaced_key_in_a_file_gets_the_right_hint(text, hint, tmp_path):
+    with pytest.raises(UserError, match=re.escape(hint)):
+        load_config(write(tmp_path, text))
 
 
 def test_whole_numbers_serve_where_numbers_are_wanted():

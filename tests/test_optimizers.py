@@ -6,6 +6,7 @@ from mindspore import nn
 
 from src.binary import Binarization
 from src.config import load_config
+from src.errors import UserError
 from src.models import create_model
 from src.models.resnet20 import Block
 from src.optimizers import create_optimizer, learning_rates, parameter_groups
@@ -53,11 +54,37 @@ def test_cosine_learning_rates():
     assert (np.diff(rates) < 0).all()
 
 
-def test_cosine_learning_rates_end_at_the_smallest():
-    rates = learning_rates(config(train__epochs=10, scheduler__min_lr=0.01), 20)
+@pytest.mark.parametrize(("name", "half_way"), [("cosine_decay", 0.055), ("polynomial_decay", 0.055)])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_learning_rates_fall_to_min_lr(name, half_way, warmup):
+    options = {"scheduler__name": name, "scheduler__min_lr": 0.01, "scheduler__warmup_epochs": warmup}
+    rates = learning_rates(config(train__epochs=10 + warmup, **options), 20)[20 * warmup :]
+    assert len(rates) == 200
     assert rates[0] == pytest.approx(0.1)
-    assert rates[-1] == pytest.approx(0.01, rel=1e-2)
-    assert min(rates) >= 0.01
+    assert rates[100] == pytest.approx(half_way, rel=1e-6)
+    assert rates[-1] == pytest.approx(0.01, rel=0.05)
+    assert min(rates) >= 0.01 and (np.diff(rates) < 0).all()
+
+
+def test_warmup_starts_at_0_with_min_lr_too():
+    options = {"scheduler__name": "polynomial_decay", "scheduler__min_lr": 0.01, "scheduler__warmup_epochs": 2}
+    rates = learning_rates(config(train__epochs=10, **options), 20)
+    assert rates[0] < 0.01
+    assert (np.diff(rates[:40]) > 0).all()
+
+
+def test_min_lr_holds_for_the_scaled_learning_rate():
+    options = {"scheduler__name": "polynomial_decay", "scheduler__min_lr": 0.01, "optimizer__lr_for_batch": 64}
+    rates = learning_rates(config(train__epochs=10, **options), 20, workers=2)
+    assert rates[0] == pytest.approx(0.1 * 128 * 2 / 64)
+    assert rates[-1] == pytest.approx(0.01, rel=0.3) and min(rates) >= 0.01
+
+
+def test_a_min_lr_that_no_rate_would_reach_is_refused():
+    with pytest.raises(UserError, match="scheduler.min_lr is 0.01, but a constant learning rate has no end"):
+        config(scheduler__name="constant", scheduler__min_lr=0.01)
+    with pytest.raises(UserError, match="scheduler.min_lr is 0.2, but must be at most optimizer.lr, which is 0.1"):
+        config(scheduler__min_lr=0.2)
 
 
 def test_warmup_rises_to_the_first_rate():

@@ -41,13 +41,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import cli
-from ..errors import UserError
-from ..run_dir import RUNS, make_run_dir
-from ..training import arguments as training
-from . import cluster as clusters
-from .cluster import Cluster
-from .logs import open_log_dir
-from .processes import HANG_SECONDS, Supervisor, changes_to_environment, msrun_command
+
+with cli.explain_missing_packages():
+    from ..errors import UserError
+    from ..run_dir import RUNS, make_run_dir
+    from ..training import arguments as training
+    from . import cluster as clusters
+    from .cluster import Cluster
+    from .logs import open_log_dir
+    from .processes import HANG_SECONDS, Supervisor, changes_to_environment, msrun_command
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = "launch_logs"  # in the run folder
@@ -58,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
     if options.dry_run:
         options.node_rank = options.node_rank or 0
     cluster = clusters.find(options)
-    config, train_options = training.parse(["--distribute", *arguments])  # refuse bad input before starting anything
+    config, train_options = training.parse(  # refuses bad input before anything is started
+        ["--distribute", *arguments], other_flags=options.flags
+    )
     run_dir = config.output_dir
     if options.dry_run:
         run_dir = run_dir or str(RUNS / f"{config.network.name}-{config.data.name}")
@@ -97,15 +101,15 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The launcher's flags, and the arguments for train.py."""
     parser = cli.Parser(prog="run_distribute_train.sh", description=__doc__)
     parser.add_argument(
-        "--workers", type=int, metavar="N", default=2, help="processes on all machines together; default 2"
+        "--workers", type=cli.integer, metavar="N", default=2, help="processes on all machines together; default 2"
     )
     parser.add_argument(
         "--device_target", choices=("CPU", "GPU", "Ascend"), help="default: runtime.device_target of the config"
     )
     parser.add_argument(
-        "--nodes", type=int, metavar="N", help="number of machines, each with its own launcher; default 1"
+        "--nodes", type=cli.integer, metavar="N", help="number of machines, each with its own launcher; default 1"
     )
-    parser.add_argument("--node_rank", type=int, metavar="N", help="this machine's number, from 0")
+    parser.add_argument("--node_rank", type=cli.integer, metavar="N", help="this machine's number, from 0")
     parser.add_argument(
         "--master_addr",
         metavar="HOST",
@@ -113,14 +117,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--master_port",
-        type=int,
+        type=cli.integer,
         metavar="PORT",
         help="where the workers meet there, 1024 to 65535, the same on each machine; default: a free one with one "
         f"machine, {clusters.DEFAULT_PORT} with several",
     )
     parser.add_argument(
         "--timeout",
-        type=int,
+        type=cli.integer,
         metavar="SECONDS",
         default=Cluster.timeout,
         help="how long workers wait for each other at the start; give more if machines start at different times; "
@@ -128,22 +132,26 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--hang_timeout",
-        type=int,
+        type=cli.integer,
         metavar="SECONDS",
         default=HANG_SECONDS,
         help="how long a worker may take for a batch, a step or the like; a worker that takes longer hangs, all are "
         "ended; give more on slow disks; 0: no limit, except for a worker that is stopped or no longer answers; "
         f"default {HANG_SECONDS}",
     )
-    parser.add_argument("--rank_table", metavar="FILE", help="Ascend: the JSON file that lists the cluster's devices")
+    parser.add_argument(
+        "--rank_table", metavar="FILE", type=cli.path, help="Ascend: the JSON file that lists the cluster's devices"
+    )
     parser.add_argument(
         "--log_dir",
         metavar="DIR",
+        type=cli.path,
         help="folder for worker_N.log, scheduler.log and msrun.log, in node_N there with several machines; default: "
         f"{LOGS} in the run folder",
     )
     parser.add_argument("--dry-run", action="store_true", help="print each machine's command and start nothing")
     options, arguments = parser.parse_known_args(argv)
+    options.flags = [name for action in parser._actions for name in action.option_strings]
     if options.hang_timeout < 0:
         raise UserError(f"--hang_timeout is {options.hang_timeout}, but must be at least 0 seconds")
     if options.device_target:

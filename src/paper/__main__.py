@@ -21,11 +21,13 @@ from typing import Any
 
 from .. import cli, runtime
 from ..errors import UserError
-from ..files import make_folder, require_writable
-from . import estimates, report
-from .estimates import DataSize
-from .runs import BEGUN, FINISHED, Executor, Run, lock_run_dir, plan
-from .studies import STUDIES, Study
+
+with cli.explain_missing_packages():
+    from ..files import make_folder, require_writable
+    from . import estimates, report
+    from .estimates import DataSize
+    from .runs import BEGUN, FINISHED, Executor, Run, lock_run_dir, plan
+    from .studies import STUDIES, Study
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 FULL_SIZES = {"cifar10": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}  # images for training and testing
@@ -45,14 +47,16 @@ MAX_SEEDS = 1000
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m src.paper", description=__doc__)
     parser.add_argument("name", metavar="NAME", choices=["figure1", *STUDIES], help=f"figure1, {', '.join(STUDIES)}")
-    parser.add_argument("--seeds", type=int, default=1, metavar="S", help="seeds of each run, 0 .. S-1; default 1")
+    parser.add_argument(
+        "--seeds", type=cli.integer, default=1, metavar="S", help="seeds of each run, 0 .. S-1; default 1"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and end")
     parser.add_argument("--resume", action="store_true", help="continue runs that were begun, try failed ones again")
     parser.add_argument("--data_name", metavar="TEXT", help="name of the data in titles; default: CIFAR-10, ImageNet")
     cli.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and then matplotlib refuses to start
-    output = Path(overrides.pop("output_dir", "runs/paper"))
+    output = Path(cli.path(overrides.pop("output_dir", "runs/paper")))
     if arguments.name == "figure1":
         return draw_figure1(output, arguments, overrides)
     if not 1 <= arguments.seeds <= MAX_SEEDS:

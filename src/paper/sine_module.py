@@ -49,7 +49,7 @@ def draw(path: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m src.paper.sine_module", description=__doc__)
-    parser.add_argument("output", help="the PNG to write")
+    parser.add_argument("output", type=cli.path, help="the PNG to write")
     path = Path(parser.parse_args(argv).output)
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and then matplotlib refuses to start
     runtime.prepare_environment()

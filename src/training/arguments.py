@@ -16,6 +16,7 @@ SHORTHANDS = {
     "--data_path": "data.path",
     "--download": "data.download",
     "--output_dir": "output_dir",
+    "--batch_size": "data.batch_size",
     "--epochs": "train.epochs",
     "--steps_per_epoch": "train.steps_per_epoch",
     "--seed": "seed",
@@ -27,26 +28,37 @@ SHORTHANDS = {
 }
 
 
-def parse(argv: Sequence[str], description: str | None = None) -> tuple[Config, Namespace]:
-    """The config and the other arguments. When a run is resumed, `output_dir` is its folder."""
+def parse(
+    argv: Sequence[str], description: str | None = None, other_flags: Sequence[str] = ()
+) -> tuple[Config, Namespace]:
+    """The config and the other arguments. When a run is resumed, `output_dir` is its folder.
+
+    Args:
+        other_flags: of a launcher, for hints at unknown arguments.
+    """
     parser = cli.Parser(prog="train.py", description=description)
-    parser.add_argument("--config", metavar="FILE", help="a YAML file that names what differs from default_config.yaml")
-    parser.add_argument("--resume", metavar="DIR", help="go on in this run folder, with its config")
     parser.add_argument(
-        "--from_epoch", metavar="N", type=int, help="with --resume: go back to the end of epoch N, if it was kept"
+        "--config", metavar="FILE", type=cli.path, help="a YAML file that names what differs from default_config.yaml"
+    )
+    parser.add_argument(
+        "--resume", metavar="DIR", type=cli.path, help="continue the run of this folder, with its config"
+    )
+    parser.add_argument(
+        "--from_epoch",
+        metavar="N",
+        type=cli.integer,
+        help="with --resume: go back to the end of epoch N, if it was kept",
     )
     parser.add_argument("--distribute", action="store_true", help="this is one of several workers that msrun started")
-    parser.add_argument(
-        "--check_data", action="store_true", help="decode all pictures first, not those for testing alone"
-    )
+    parser.add_argument("--check_data", action="store_true", help="decode all images first, not only the test images")
     cli.add_config_flags(parser, SHORTHANDS)
-    arguments, overrides = cli.parse_config_flags(parser, argv)
+    arguments, overrides = cli.parse_config_flags(parser, argv, other_flags)
     if arguments.distribute:
         overrides["runtime.distribute"] = True
     if arguments.resume:
         return resumed(Path(arguments.resume), arguments, overrides), arguments
     if arguments.from_epoch is not None:
-        raise UserError(f"--from_epoch is {arguments.from_epoch}, but goes with --resume DIR alone")
+        raise UserError(f"--from_epoch is {arguments.from_epoch}, but needs --resume DIR")
     config = load_config(arguments.config, overrides)
     config.require_device_can()
     if config.output_dir is not None:
