@@ -1,5 +1,6 @@
-"""Fixtures of all tests. The environment must stand before the first `import mindspore`, hence before any test file."""
+"""Fixtures of all tests. The environment is set before the first `import mindspore`, so before any test file."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -12,14 +13,28 @@ from src.runtime import prepare_environment  # noqa: E402
 prepare_environment()
 
 
-@pytest.fixture(params=["graph", "pynative"])
-def mode(request) -> str:
-    """Runs the test in either execution mode, and leaves graph mode behind."""
+def run_in(mode: str):
+    """Set the execution mode, and graph mode afterwards."""
     import mindspore as ms
 
-    ms.set_context(mode=ms.GRAPH_MODE if request.param == "graph" else ms.PYNATIVE_MODE)
-    yield request.param
+    ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    yield mode
     ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.fixture(params=["graph", "pynative"])
+def mode(request):
+    """Run the test in either execution mode."""
+    yield from run_in(request.param)
+
+
+@pytest.fixture(params=[pytest.param("graph", marks=pytest.mark.slow), "pynative"])
+def any_mode(request):
+    """Like `mode`, but graph mode is slow: for tests whose graphs resemble those of another test, which takes `mode`.
+
+    Compiling a graph of a few operations takes five to ten times as long as running them one by one.
+    """
+    yield from run_in(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +42,9 @@ def fixed_seed() -> None:
     """Initial weights are the same whichever tests run before."""
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].set_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude all modules from garbage collection: MindSpore collects before each compilation, 0.3 s over them all."""
+    gc.collect()
+    gc.freeze()

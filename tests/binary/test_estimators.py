@@ -92,7 +92,7 @@ def number_of_bits(dtype) -> int:
 
 
 @every_estimator
-def test_forward_is_plus_or_minus_one_everywhere(mode, name):
+def test_forward_is_plus_or_minus_one_everywhere(any_mode, name):
     got = create_estimator(name)(Tensor(EVERY_KIND)).asnumpy()
     assert got.dtype == np.float32
     assert (np.abs(got) == 1).all()
@@ -103,7 +103,7 @@ def test_forward_is_plus_or_minus_one_everywhere(mode, name):
 
 @every_dtype
 @every_estimator
-def test_forward_in_half_precision(mode, name, dtype):
+def test_forward_in_half_precision(any_mode, name, dtype):
     t = np.array([0.0, -0.0, 0.5, -0.5, np.inf, -np.inf, np.nan], np.float32)
     got = create_estimator(name)(Tensor(t).astype(dtype))
     assert got.dtype == dtype
@@ -119,7 +119,7 @@ def test_gradient_against_numpy(mode, name):
 
 
 @every_state
-def test_gradient_at_each_moment_of_training(mode, name, state):
+def test_gradient_at_each_moment_of_training(any_mode, name, state):
     t = points()
     got = ms.grad(AtState(name))(Tensor(t), Tensor(state, ms.float32)).asnumpy()
     np.testing.assert_allclose(got, DERIVATIVES[name](t, state), rtol=1e-5, atol=1e-5)
@@ -135,7 +135,7 @@ def test_a_changed_state_compiles_nothing_anew():
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
 @every_state
-def test_finite_inputs_give_finite_gradients(mode, name, state, dtype):
+def test_finite_inputs_give_finite_gradients(any_mode, mode, name, state, dtype):
     t = np.array([0, 1e-7, 0.1, 1, 1.5, 100, 3e4, 65504], np.float32)
     got = ms.grad(AtState(name))(Tensor(np.concatenate([t, -t])).astype(dtype), Tensor(state, ms.float32))
     assert got.dtype == dtype
@@ -175,7 +175,7 @@ def test_schedules_that_estimators_bring(name, progress, state):
         np.testing.assert_allclose(estimator.state().asnumpy(), state)
 
 
-def test_options_of_schedules_and_shapes(mode):
+def test_options_of_schedules_and_shapes(any_mode):
     t = points()
     for name, options, expected in (
         ("ede", {"t_min": 0.5, "t_max": 5}, oracles.ede(t, 0.5)),
@@ -188,7 +188,7 @@ def test_options_of_schedules_and_shapes(mode):
 
 
 @every_estimator
-def test_value_and_grad(mode, name):
+def test_value_and_grad(any_mode, name):
     t = points()
     value, got = ms.value_and_grad(create_estimator(name))(Tensor(t))
     assert (np.abs(value.asnumpy()) == 1).all()
@@ -197,7 +197,7 @@ def test_value_and_grad(mode, name):
 
 @every_dtype
 @every_estimator
-def test_gradient_in_half_precision_is_the_rounded_float32_one(mode, name, dtype):
+def test_gradient_in_half_precision_is_the_rounded_float32_one(any_mode, name, dtype):
     t = Tensor(np.linspace(-40, 40, 801).astype(np.float32)).astype(dtype)
     got = ms.grad(create_estimator(name))(t)
     assert got.dtype == dtype
@@ -207,7 +207,7 @@ def test_gradient_in_half_precision_is_the_rounded_float32_one(mode, name, dtype
 
 
 @every_estimator
-def test_keeps_any_shape(name):
+def test_keeps_any_shape(any_mode, name):
     for shape in ((), (3,), (2, 3, 4, 5)):
         assert create_estimator(name)(Tensor(np.ones(shape, np.float32))).shape == shape
 

@@ -53,7 +53,7 @@ def test_binary_conv_is_the_plain_one_of_signs(mode, kernel_size, stride, paddin
 
 
 @GEOMETRIES
-def test_without_quantizers_it_is_the_plain_conv(mode, kernel_size, stride, padding):
+def test_without_quantizers_it_is_the_plain_conv(any_mode, kernel_size, stride, padding):
     layer = BinaryConv2d(4, 6, kernel_size, stride, padding)
     x = Tensor(random((2, 4, 7, 7)))
     expected = plain(layer.weight.asnumpy(), stride, padding)(x).asnumpy()
@@ -61,7 +61,7 @@ def test_without_quantizers_it_is_the_plain_conv(mode, kernel_size, stride, padd
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["full precision", "binary"])
-def test_groups_are_convolutions_of_their_own(mode, quantized):
+def test_groups_are_convolutions_of_their_own(any_mode, quantized):
     layer = binary(4, 6, 3, 1, 1, groups=2) if quantized else BinaryConv2d(4, 6, 3, 1, 1, groups=2)
     assert layer.weight.shape == (6, 2, 3, 3)
     x, w = random((2, 4, 5, 5)), layer.weight.asnumpy()
@@ -86,7 +86,7 @@ def test_a_binary_linear_layer_is_the_product_of_signs(mode):
     np.testing.assert_allclose(by_w.asnumpy(), oracles.fourier(w, 9) * by_quantized, rtol=1e-4, atol=1e-5)
 
 
-def test_a_linear_layer_without_quantizers_is_the_plain_one(mode):
+def test_a_linear_layer_without_quantizers_is_the_plain_one(any_mode):
     layer = Binarization(estimator=None).dense(7, 5)
     x = random((3, 7))
     np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), x @ layer.weight.asnumpy().T, rtol=1e-5, atol=1e-6)
@@ -128,7 +128,7 @@ def test_options_of_the_activations_estimator_are_not_the_weights():
     assert isinstance(layer.weight_quantizer.estimator.surrogate, ClippedStraightThrough)
 
 
-def test_each_quantizer_alone(mode):
+def test_each_quantizer_alone(any_mode):
     estimator = create_estimator("ste")
     x, w = random((2, 4, 5, 5)), random((6, 4, 3, 3), 1)
     for quantizers, x_used, w_used in (

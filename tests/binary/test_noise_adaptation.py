@@ -81,7 +81,7 @@ def noise_gradients(t, w1, w2, eta, incoming):
 
 @every_eta
 @every_shape
-def test_forward_against_numpy(mode, shape, eta):
+def test_forward_against_numpy(any_mode, shape, eta):
     module, t = adaptation(130, eta), random(shape)
     expected = noise(t, module.w1.asnumpy(), module.w2.asnumpy(), eta)
     np.testing.assert_allclose(module(Tensor(t)).asnumpy(), expected, rtol=1e-4, atol=1e-4)
@@ -121,13 +121,13 @@ def test_gradient_of_eq_14(mode, shape, in_forward):
     np.testing.assert_allclose(by_w2.asnumpy(), alpha * own_w2, rtol=1e-4, atol=1e-3)
 
 
-def test_forward_of_algorithm_1_is_exactly_the_sign(mode):
+def test_forward_of_algorithm_1_is_exactly_the_sign(any_mode):
     t = random((2, 130, 3, 4))
     cell = WithNoise(AnnealedNoise(adaptation(130), 0.1, in_forward=False))
     np.testing.assert_array_equal(cell(Tensor(t), Tensor(np.ones_like(t))).asnumpy(), oracles.sign(t))
 
 
-def test_alpha_0_leaves_exactly_the_sign(mode):
+def test_alpha_0_leaves_exactly_the_sign(any_mode):
     t = random((5, 130))
     cell = WithNoise(AnnealedNoise(adaptation(130), 0.0))
     np.testing.assert_array_equal(cell(Tensor(t), Tensor(np.ones_like(t))).asnumpy(), oracles.sign(t))

@@ -1,5 +1,7 @@
 """Activations by sign, weights by sign and scale: values, gradients, and what noise adds in training alone."""
 
+import itertools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -58,6 +60,7 @@ DEFINITIONS = {
     ),
 }
 SHAPES = pytest.mark.parametrize("shape", [(3, 4, 2, 2), (5, 7)], ids=["convolution", "linear"])
+GRADIENT_CASES = list(itertools.product([SHAPE, (5, 7)], [None, False, True]))
 every_quantizer = pytest.mark.parametrize("name", sorted(WEIGHT_QUANTIZERS))
 
 
@@ -90,13 +93,13 @@ def test_precision_is_1_bit():
     assert DoReFaWeight(create_estimator("ste")).precision == 1
 
 
-def test_activation_is_its_sign(mode):
+def test_activation_is_its_sign(any_mode):
     x = with_zeros(SHAPE)
     got = SignActivation(create_estimator("fda"))(Tensor(x)).asnumpy()
     np.testing.assert_array_equal(got, oracles.sign(x))
 
 
-def test_dorefa_weight_is_sign_times_mean(mode):
+def test_dorefa_weight_is_sign_times_mean(any_mode):
     w = with_zeros(SHAPE)
     got = DoReFaWeight(create_estimator("fda"))(Tensor(w)).asnumpy()
     np.testing.assert_array_equal(np.sign(got), oracles.sign(w))
@@ -110,7 +113,7 @@ def test_every_quantizer_has_an_oracle():
 
 @SHAPES
 @every_quantizer
-def test_weights_are_sign_times_scale(mode, name, shape):
+def test_weights_are_sign_times_scale(any_mode, name, shape):
     w = with_zeros(shape)
     got = WEIGHT_QUANTIZERS[name](create_estimator("fda"))(Tensor(w)).asnumpy()
     _, scale, expected = quantize(name, w)
@@ -119,8 +122,15 @@ def test_weights_are_sign_times_scale(mode, name, shape):
     assert all(np.unique(np.abs(row)).size == 1 for row in got), "two values a filter, to the last bit"
 
 
-@pytest.mark.parametrize("forced", [None, False, True])
-@SHAPES
+@pytest.mark.parametrize(
+    ("mode", "shape", "forced"),
+    [
+        ("graph", SHAPE, None),
+        *(pytest.param("graph", *case, marks=pytest.mark.slow) for case in GRADIENT_CASES[1:]),
+        *(("pynative", *case) for case in GRADIENT_CASES),
+    ],
+    indirect=["mode"],
+)
 @every_quantizer
 def test_gradient_of_the_latent_weight(mode, name, shape, forced):
     """The estimator's at what the sign was taken of; the scale multiplies it as the source does, unless told."""
@@ -135,7 +145,7 @@ def test_gradient_of_the_latent_weight(mode, name, shape, forced):
 
 
 @every_quantizer
-def test_half_precision_weights_stay_finite(mode, name):
+def test_half_precision_weights_stay_finite(any_mode, name):
     for w in (with_zeros(SHAPE), np.full(SHAPE, 65504.0), np.zeros(SHAPE)):
         quantizer = WEIGHT_QUANTIZERS[name](create_estimator("clipped_ste"))
         half = Tensor(w.astype(np.float16))
@@ -146,7 +156,7 @@ def test_half_precision_weights_stay_finite(mode, name):
 
 @pytest.mark.parametrize("level", ["O2", "O3"])
 @pytest.mark.parametrize("deviation", [0.03, 7e-4], ids=["fresh weights", "small weights"])
-def test_libra_under_mixed_precision(mode, level, deviation):
+def test_libra_under_mixed_precision(any_mode, level, deviation):
     """The variance of small weights would vanish in float16. `ste`, whose gradient does not jump where t is rounded."""
     w, factor = random((3, 64, 3, 3)) * np.float32(deviation / 0.3), random((3, 64, 3, 3), 3)
     cell = Weighted(LibraWeight(create_estimator("ste")))
@@ -157,7 +167,7 @@ def test_libra_under_mixed_precision(mode, level, deviation):
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
-def test_noise_goes_on_any_estimator(mode, name):
+def test_noise_goes_on_any_estimator(any_mode, name):
     """The gradient of Eq. 14: the estimator's, plus alpha times the noise module's own."""
     x, factor, alpha = random((6, 16)), random((6, 16), 3), 0.5
     noise = linear_noise(16, alpha)
@@ -172,14 +182,14 @@ def test_noise_goes_on_any_estimator(mode, name):
     np.testing.assert_allclose(gradient.asnumpy() - pure, alpha * own, rtol=1e-3, atol=1e-5)
 
 
-def test_libra_of_a_constant_filter_has_finite_gradients(mode):
+def test_libra_of_a_constant_filter_has_finite_gradients(any_mode):
     w = np.full(SHAPE, 0.3, np.float32)
     value, gradient = ms.value_and_grad(LibraWeight(create_estimator("fda")))(Tensor(w))
     assert np.isfinite(value.asnumpy()).all() and np.isfinite(gradient.asnumpy()).all()
 
 
 @scale_in_gradient_or_not
-def test_dorefa_gradient_has_the_scale_only_on_demand(mode, scale_in_gradient):
+def test_dorefa_gradient_has_the_scale_only_on_demand(any_mode, scale_in_gradient):
     w, factor = random(SHAPE), random(SHAPE, 3)
     quantizer = DoReFaWeight(create_estimator("fda"), scale_in_gradient=scale_in_gradient)
     got = ms.grad(Weighted(quantizer))(Tensor(w), Tensor(factor)).asnumpy()

@@ -2,16 +2,36 @@
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import nn, ops
 
 from src.binary import Binarization
 from src.models import create_model
+from src.models.resnet20 import Block
 
 
-def lively_network(**options) -> nn.Cell:
-    """A ResNet-20 with these options of `Binarization`; its statistics and signs of gamma are not a fresh one's."""
+class Small(nn.Cell):
+    """ResNet-20's first convolution with stride 4, one of its blocks, which down-samples, and its linear layer."""
+
+    def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 8, 3, stride=4, pad_mode="pad", padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.layer1 = Block(8, 16, 2, binarization)
+        self.linear = nn.Dense(16, num_classes)
+
+    def construct(self, x):
+        x = self.layer1(self.bn1(self.conv1(x)))
+        return self.linear(ops.ReduceMean()(ops.relu(x), (2, 3)))
+
+
+def small(num_classes: int, in_channels: int, binarization: Binarization) -> Small:
+    return Small(num_classes, in_channels, binarization)
+
+
+def lively_network(name: str = "resnet20", **options) -> nn.Cell:
+    """A network with these options of `Binarization`; its statistics and signs of gamma are not a fresh one's."""
     ms.set_seed(0)
-    network = create_model("resnet20", binarization=Binarization(**options))
+    network = create_model(name, binarization=Binarization(**options))
     generator = np.random.default_rng(0)
     draws = {
         "gamma": lambda shape: generator.normal(0.2, 1, shape),  # negative ones among them

@@ -70,11 +70,15 @@ def test_parameters_and_epsilon_are_those_of_the_layout(network, twin):
     assert [cell.eps for cell in batch_norms] == [1e-4] * 6
 
 
-def test_binary_logits_against_numpy(network, weights):
+@pytest.mark.parametrize(
+    "execution", [pytest.param(ms.GRAPH_MODE, marks=pytest.mark.slow), ms.PYNATIVE_MODE], ids=["graph", "pynative"]
+)
+def test_binary_logits_against_numpy(network, weights, execution):
     x = np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)
-    checks.assert_logits(network, Oracle(weights, binary=True), x, ms.GRAPH_MODE)
+    checks.assert_logits(network, Oracle(weights, binary=True), x, execution)
 
 
+@pytest.mark.slow
 def test_logits_of_the_twin_against_numpy(twin, weights):
     x = np.random.default_rng(1).normal(size=(1, 3, 224, 224)).astype(np.float32)
     checks.assert_logits(twin, Oracle(weights, binary=False), x, ms.PYNATIVE_MODE)

@@ -78,14 +78,14 @@ class Oracle(checks.NumpyNetwork):
 @pytest.mark.parametrize(
     ("name", "size", "binary", "prelu", "execution"),
     [
-        pytest.param("resnet18_cifar", 32, True, True, ms.GRAPH_MODE, id="cifar binary-graph"),
+        pytest.param("resnet18_cifar", 32, True, True, ms.GRAPH_MODE, id="cifar binary-graph", marks=pytest.mark.slow),
         pytest.param("resnet18_cifar", 32, True, True, ms.PYNATIVE_MODE, id="cifar binary-pynative"),
         pytest.param("resnet18_cifar", 32, True, False, ms.PYNATIVE_MODE, id="cifar binary, no slopes"),
-        pytest.param("resnet18_cifar", 32, False, True, ms.PYNATIVE_MODE, id="cifar twin"),
+        pytest.param("resnet18_cifar", 32, False, True, ms.PYNATIVE_MODE, id="cifar twin", marks=pytest.mark.slow),
         pytest.param("resnet18_cifar", 32, False, False, ms.PYNATIVE_MODE, id="cifar twin, ReLU"),
         pytest.param("resnet18", 64, True, True, ms.PYNATIVE_MODE, id="18 binary-pynative"),
-        pytest.param("resnet18", 96, False, True, ms.PYNATIVE_MODE, id="18 twin"),
-        pytest.param("resnet34", 64, True, True, ms.PYNATIVE_MODE, id="34 binary-pynative"),
+        pytest.param("resnet18", 96, False, True, ms.PYNATIVE_MODE, id="18 twin", marks=pytest.mark.slow),
+        pytest.param("resnet34", 64, True, True, ms.PYNATIVE_MODE, id="34 binary-pynative", marks=pytest.mark.slow),
     ],
 )
 def test_logits_against_numpy(name, size, binary, prelu, execution):

@@ -92,7 +92,7 @@ def test_num_classes_and_in_channels():
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 28)])
-def test_another_size_is_refused_naming_both(mode, height, width):
+def test_another_size_is_refused_naming_both(any_mode, height, width):
     network = create_model("vgg_small", binarization=Binarization(noise_adaptation=False))
     with pytest.raises(ValueError, match=f"the images are {height}x{width}, but this network takes only 32x32"):
         network(Tensor(np.zeros((1, 3, height, width), np.float32)))
@@ -104,5 +104,6 @@ def test_initial_values(weight_init, variance):
     checks.assert_initial_values(network, variance)
 
 
+@pytest.mark.slow
 def test_every_parameter_learns():
     checks.assert_every_parameter_learns(create_model("vgg_small"), 32)

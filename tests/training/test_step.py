@@ -92,14 +92,14 @@ def test_one_compilation_for_all_steps():
     assert len(step.compile_cache) == 2
 
 
-def test_a_gradient_that_is_no_number_is_reported(mode):
+def test_a_gradient_that_is_no_number_is_reported(any_mode):
     step = make(Small(noise=False))
     loss, _, finite = step(with_infinity(), Tensor(LABELS))
     assert not finite.asnumpy()
     assert not np.isfinite(loss.asnumpy())
 
 
-def test_scaled_steps_update_as_unscaled_ones(mode):
+def test_scaled_steps_update_as_unscaled_ones(any_mode):
     steps = []
     for scaler in (None, amp.StaticLossScaler(1024), amp.DynamicLossScaler(1024, 2, 1000)):
         ms.set_seed(1)
@@ -130,7 +130,7 @@ def test_an_overflow_is_a_skipped_step(mode):
         np.testing.assert_array_equal(moment.asnumpy(), value)
 
 
-def test_a_fixed_scale_skips_an_overflow_and_stays(mode):
+def test_a_fixed_scale_skips_an_overflow_and_stays(any_mode):
     step = make(Small(noise=False), amp.StaticLossScaler(64))
     before = weights(step)
     _, _, finite = step(with_infinity(), Tensor(LABELS))
@@ -175,7 +175,7 @@ def test_mixed_precision_leaves_names_and_float32_parameters():
 
 
 @pytest.mark.parametrize("level", ["O2", "O3"])
-def test_the_fourier_gradient_stays_float32_under_mixed_precision(mode, level):
+def test_the_fourier_gradient_stays_float32_under_mixed_precision(any_mode, level):
     """In float16 its closed form would have poles at 0 and at every multiple of half the period."""
     network = Binarization(noise_adaptation=False).conv(1, 1, 1)
     network.weight.set_data(Tensor([[[[0.0]]]], ms.float32))
