@@ -4,20 +4,17 @@
     python train.py --data_path DIR                              the paper's CIFAR-10 ResNet-20, 400 epochs
     python train.py --resume runs/latest                         continue the newest run from its last checkpoint
 
-Exit code: 0 trained to the end; 2 bad input or a diverged run; 128 + n stopped by signal n, saved (143: SIGTERM, 130:
-Ctrl-C).
+Exit code: 0 trained to the end; 2 bad input or a diverged run; 128 + n stopped by signal n and saved (143: SIGTERM,
+130: Ctrl-C, 129: a closed terminal).
 """
 
-import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from src import cli
 
 with cli.explain_missing_packages():
     from src import runtime
-    from src.run_dir import lock_run_dir
     from src.training.arguments import parse
 
 
@@ -28,10 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
     from src.training.run import train
 
-    with contextlib.ExitStack() as held:
-        if worker.rank == 0 and arguments.resume:
-            held.enter_context(lock_run_dir(Path(config.output_dir)))
-        return train(config, arguments, worker, held)
+    return train(config, arguments, worker)
 
 
 if __name__ == "__main__":

@@ -100,14 +100,13 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         _discard(sys.stdout)
         return NO_READER
     except (UserError, MemoryError, RuntimeError, OSError, ModuleNotFoundError) as error:
-        if not _can_write(sys.stdout):
-            _discard(sys.stdout)
-        sentence = str(error) if isinstance(error, UserError) else _beyond_the_program(error)
-        if sentence is None:
+        discard_if_unwritable(sys.stdout)
+        text = sentence(error)
+        if text is None:
             raise
         if "--traceback" in argv:
             traceback.print_exc()
-        print(f"error: {one_line(sentence)}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
         return BAD_INPUT
     except SystemExit:  # of --help
         if not _can_write(sys.stdout):
@@ -130,6 +129,12 @@ def explain_missing_packages() -> Iterator[None]:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None
+
+
+def sentence(error: Exception) -> str | None:
+    """The error in one printable line; None if it is a fault of the program."""
+    text = str(error) if isinstance(error, UserError) else _beyond_the_program(error)
+    return None if text is None else one_line(text)
 
 
 def echo(line: str, stream: TextIO | None = None) -> None:
@@ -179,6 +184,12 @@ def _can_write(stream: TextIO | None) -> bool:
     except OSError:
         return False
     return True
+
+
+def discard_if_unwritable(stream: TextIO | None) -> None:
+    """Let what is still buffered go nowhere if the stream can no longer be written, as that of a closed terminal."""
+    if not _can_write(stream):
+        _discard(stream)
 
 
 def _discard(stream: TextIO) -> None:

@@ -162,6 +162,7 @@ class TrainSection(Section):
     steps_per_epoch: Positive | None
     save_every_steps: Positive | None
     keep: Positive
+    eval_every: Positive
     on_write_error: Literal["stop", "go_on"]
     sink_size: Positive | None
 

@@ -87,7 +87,8 @@ def locked(path: Path, wait: bool = False, inherited: bool = False) -> Iterator[
                 yield file.fileno()
             finally:
                 if not inherited:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # the folder became unwritable: that error is already on its way
+                        path.unlink(missing_ok=True)
             return
 
 

@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder, for those that read it again. Imports no MindSpore."""
+"""The files of a run folder, and reading them again. Imports no MindSpore."""
 
 import contextlib
 import csv
@@ -16,14 +16,17 @@ from .files import PARTIAL, locked, make_folder
 RUNS = Path("runs")  # where runs without an output_dir go
 LATEST = RUNS / "latest"  # a link to the newest run in RUNS
 LAST = "last.ckpt"
-LOCK = ".lock"  # is there and locked while a run works in the folder; may be left, unlocked, by one that was killed
-EPOCH = "epoch_{:04d}.ckpt"  # of the latest epochs; train.keep says how many
+LOCK = ".lock"  # exists and is locked while a run uses the folder; a killed run may leave it, unlocked
+EPOCH = "epoch_{:04d}.ckpt"  # of the latest train.keep epochs
 BEST = "best.ckpt"
 CONFIG = "config.yaml"  # resolved
-METRICS = "metrics.csv"  # a row an epoch
+METRICS = "metrics.csv"  # a row for each epoch
 CURVES = "curves.png"
 VERSIONS = "versions.txt"
-ALWAYS = ("epoch", "train_loss", "test_top1", "test_top5")  # columns of METRICS that every row has a number in
+LOG = "log.txt"  # what was printed
+CHOSEN_ON = "chosen_on"  # column of METRICS: which images choose BEST, "test" or "holdout"; the others hold numbers
+ALWAYS = ("epoch", "train_loss")  # columns of METRICS with a number in every row
+IF_EVALUATED = ("test_top1", "test_top5")  # empty if the epoch was not evaluated
 
 
 def make_run_dir(network: str, dataset: str) -> Path:
@@ -67,22 +70,26 @@ def resolve_link(folder: Path) -> Path:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv, an epoch each; none if there is no such file.
+    """The rows of metrics.csv, an epoch each; none if there is no such file. An empty cell is NaN; `CHOSEN_ON` is left
+    out.
 
     Raises:
-        UserError: it holds something else than a number under each name, or lacks one of `ALWAYS`.
+        UserError: a cell is missing or not a number, or a column of `ALWAYS` or `IF_EVALUATED` is missing.
     """
     path = folder / METRICS
     if not path.is_file():
         return []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged: it does not lock_run_dir a number under each name") from error
+            rows = [
+                {name: float("nan" if text == "" else text) for name, text in row.items() if name != CHOSEN_ON}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError) as error:  # TypeError: a cell too few or too many
+        raise UserError(f"{path} is damaged: a cell is not a number") from error
     for row in rows:
-        if not all(math.isfinite(row.get(name, math.nan)) for name in ALWAYS):
-            raise UserError(f"{path} is damaged: a row lacks one of {', '.join(ALWAYS)}")
+        if not all(math.isfinite(row.get(name, math.nan)) for name in ALWAYS) or not row.keys() >= set(IF_EVALUATED):
+            raise UserError(f"{path} is damaged: a row lacks one of {', '.join(ALWAYS + IF_EVALUATED)}")
     return rows
 
 
@@ -97,23 +104,23 @@ def epoch_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
+    """Whether there is a checkpoint to continue from."""
     return (folder / LAST).is_file() or bool(epoch_checkpoints(folder))
 
 
 @contextlib.contextmanager
 def lock_run_dir(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of the folder; a process that was killed leaves no lock behind.
+    """Keep other runs out of the folder. A process that was killed leaves no lock behind.
 
     Raises:
-        UserError: another run holds it, or it cannot be locked.
+        UserError: another run holds the lock, or the folder cannot be locked.
     """
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(locked(folder / LOCK))
         except BlockingIOError as error:
             raise UserError(
-                f"another run works in {folder}: wait for its end, or give this one another --output_dir"
+                f"another run uses {folder}: wait for its end, or give this one another --output_dir"
             ) from error
         except OSError as error:
             raise UserError(f"cannot lock {folder}: {error.strerror}; put the run folder elsewhere") from error
@@ -121,7 +128,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Takes away what a run that was killed while it wrote has left; only for who holds the folder."""
+    """Delete half-written files left by a killed run. Call it only while holding the folder's lock."""
     for path in folder.glob(f".*{PARTIAL}*"):
         with contextlib.suppress(OSError):
             path.unlink()

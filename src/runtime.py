@@ -1,12 +1,14 @@
-"""The process: environment, device, mode, seed, rank and world size. Called by the doors; imports MindSpore late."""
+"""The process: environment, device, mode, seed, rank and world size. Called by the CLI; imports MindSpore late."""
 
 import _thread
 import logging
 import os
 import platform
 import signal
+import subprocess
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import UserError
 
@@ -75,17 +77,22 @@ def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distri
 
     init()
     worker = Worker(get_rank(), get_group_size())
-    ms.set_auto_parallel_context(
-        parallel_mode="data_parallel", gradients_mean=True, parameter_broadcast=True, device_num=worker.size
-    )
+    # No parameter_broadcast: it would overwrite each worker's own moving statistics when an epoch is resumed.
+    # The seed gives all workers the same weights, and the trainer checks that.
+    ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=worker.size)
     return worker
 
 
 def versions() -> dict[str, str]:
-    """What made a run: Python, packages, and the environment variables that change speed or rounding."""
+    """What made a run: the code's commit, Python, packages, and the environment variables that change speed or
+    rounding."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {
+        "git commit": git_commit(Path(__file__).resolve().parents[1]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     for package in ("mindspore", "mindcv", "numpy"):
         try:
             found[package] = version(package)
@@ -94,6 +101,25 @@ def versions() -> dict[str, str]:
     for variable in ("ONEDNN_MAX_CPU_ISA", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
         found[variable] = os.environ.get(variable, "not set")
     return found
+
+
+def git_commit(root: Path) -> str:
+    """The commit of the repository whose top folder is `root`, with "(dirty)" if tracked files differ from it; else
+    "unknown", as for an installed package or without git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
+        return done.stdout.strip()
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return "unknown"
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" (dirty)" if dirty else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def _available_devices(error: Exception) -> str:

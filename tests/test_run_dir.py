@@ -1,6 +1,7 @@
-"""Folders of runs: every run gets its own, and runs/latest links to the newest."""
+"""Folders of runs: every run gets its own, runs/latest links to the newest, and metrics.csv can be read again."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 import train
 from src import cli
 from src.config import load_config
-from src.errors import UserError
-from src.run_dir import LATEST, RUNS, link_latest, make_run_dir, resolve_link
+from src.errors import UserError, WriteError
+from src.run_dir import LATEST, METRICS, RUNS, link_latest, lock_run_dir, make_run_dir, read_metrics, resolve_link
 from src.training.run import open_run_dir
 from src.training.trainer import Trainer
 from tests.helpers.processes import ROOT
+
+HEADER = "epoch,train_loss,chosen_on,test_top1,test_top5\n"
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +89,7 @@ def test_a_given_folder_is_used_and_locked(tmp_path):
     with contextlib.ExitStack() as held:
         assert open_run_dir(config, held) == RUNS / "mine"
         assert os.readlink(LATEST) == "mine"
-        with pytest.raises(UserError, match="another run works in runs/mine"):
+        with pytest.raises(UserError, match="another run uses runs/mine"):
             open_run_dir(config, held)
 
 
@@ -108,3 +111,36 @@ def test_a_refused_run_leaves_no_folder(capsys):
     assert cli.run(train.main, ["--data_path", "nowhere"]) == 2
     assert "CIFAR-10 is not complete at nowhere" in capsys.readouterr().err
     assert not RUNS.exists()
+
+
+def test_an_epoch_without_evaluation_has_empty_cells(tmp_path):
+    (tmp_path / METRICS).write_text(f"{HEADER}1,0.5,,,\n2,0.4,holdout,0.7,0.9\n")
+    first, second = read_metrics(tmp_path)
+    assert math.isnan(first["test_top1"]) and math.isnan(first["test_top5"]) and first["train_loss"] == 0.5
+    assert second == {"epoch": 2, "train_loss": 0.4, "test_top1": 0.7, "test_top5": 0.9}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "nothing\n1\n",
+        f"{HEADER}1,0.5\n",
+        f"{HEADER}1,0.5,test,0.7,0.9,8\n",
+        f"{HEADER}1,,test,0.7,0.9\n",
+        f"{HEADER}1,0.5,test,high,0.9\n",
+        "epoch,train_loss\n1,0.5\n",
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path, content):
+    (tmp_path / METRICS).write_text(content)
+    with pytest.raises(UserError, match="is damaged"):
+        read_metrics(tmp_path)
+
+
+def test_an_error_in_a_folder_that_became_unwritable_is_not_hidden_by_its_lock(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(WriteError, match="^the real one$"), lock_run_dir(tmp_path):
+        monkeypatch.setattr("pathlib.Path.unlink", refuse)
+        raise WriteError("the real one")

@@ -1,11 +1,15 @@
 """What a run survives: kills, damaged files, a full disk, a second run in its folder, data that go, little memory."""
 
-import json
+import contextlib
+import fcntl
+import os
+import pty
 import re
 import resource
 import shutil
 import signal
 import subprocess
+import termios
 import threading
 import time
 from pathlib import Path
@@ -14,13 +18,11 @@ import pytest
 
 from src import checkpoints, cli
 from src.config import load_config
-from src.errors import UserError, WriteError
+from src.errors import UserError
 from src.launch.cluster import Cluster, at_open_port
 from src.launch.logs import HUNG
 from src.launch.processes import Supervisor
 from src.run_dir import epoch_checkpoints, lock_run_dir
-from src.training import callbacks
-from src.training.trainer import Progress, Trainer
 from tests.helpers import processes
 from tests.soak import kills
 from tests.training import failing_worker
@@ -70,7 +72,7 @@ def test_a_moved_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(
 
     done = processes.run("train.py", "--resume", moved, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"warning: {last} is no MindSpore checkpoint, or it is truncated or damaged; going on from" in done.stderr
+    assert f"warning: {last} is no MindSpore checkpoint, or it is truncated or damaged; continuing from" in done.stderr
     assert [row["epoch"] for row in kills.metrics(moved)] == ["1", "2", "3"]
     assert checkpoints.read(last).state["epoch"] == 3
     assert list(epoch_checkpoints(moved)) == [2, 3]  # train.keep
@@ -87,13 +89,13 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, capsys):
     new = tmp_path / "new"
     new.mkdir()
     with lock_run_dir(new):
-        assert f"another run works in {new}" in refused(capsys, *TWIN, "--output_dir", new)
+        assert f"another run uses {new}" in refused(capsys, *TWIN, "--output_dir", new)
         assert [path.name for path in new.iterdir()] == [".lock"]
     assert not list(new.iterdir())
     (new / "last.ckpt").write_bytes(b"not read")
     (new / "config.yaml").write_text("seed: 1\n")
     with lock_run_dir(new):
-        assert f"another run works in {new}" in refused(capsys, "--resume", new)
+        assert f"another run uses {new}" in refused(capsys, "--resume", new)
 
 
 def test_an_epoch_that_was_not_kept_is_refused(tmp_path, capsys):
@@ -114,8 +116,8 @@ def test_a_folder_without_a_whole_checkpoint_is_refused_with_every_reason(tmp_pa
 def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path):
     done = run_within((resource.RLIMIT_FSIZE, 2**20), *TWIN, "--epochs", 1, "--output_dir", "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert last_line(done).startswith("error: cannot write run/best.ckpt: File too large; mend that and go on with")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "versions.txt"}
+    assert last_line(done).startswith("error: cannot write run/best.ckpt: File too large; fix that and start again")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "versions.txt", "log.txt"}
 
 
 @pytest.mark.slow
@@ -208,56 +210,59 @@ def test_a_worker_that_hangs_is_named_all_end_soon_and_the_run_goes_on(tmp_path,
     assert checkpoints.newest(tmp_path / "run")[0].state["epoch"] == 1
 
 
-class Files(Trainer):
-    """A trainer that saves an empty file, or cannot."""
+@pytest.mark.slow
+def test_two_workers_that_are_stopped_inside_an_epoch_end_like_two_that_are_not(tmp_path):
+    """Each has moving statistics of its own then, which saving and resuming must not change."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
 
-    def __init__(self, on_write_error: str = "stop", keep: int = 2):
-        train = load_config(None, {"train.on_write_error": on_write_error, "train.keep": keep}).train
-        self.experiment = type("Experiment", (), {"config": type("Config", (), {"train": train})})
-        self.progress = Progress()
-        self.fails = False
+    def launch(log: str, *command) -> int:
+        (tmp_path / log).mkdir()
+        return Supervisor(at_open_port(Cluster(2, 0)), tmp_path / log, [str(word) for word in command]).run()
 
-    def save(self, path: Path) -> None:
-        if self.fails:
-            raise WriteError(f"cannot write {path}: no room")
-        path.write_text(json.dumps(self.progress.epoch))
-
-
-def end_of_epoch(trainer: Files, saver: callbacks.SaveCheckpoints, top1: float) -> None:
-    trainer.progress.epoch += 1
-    saver.on_epoch_end(trainer, {"test_top1": top1})
+    assert launch("log1", failing_worker.__file__, "stop", 9, whole) == 0  # nobody has that rank
+    assert launch("log2", failing_worker.__file__, "stop", 1, run) == 143
+    state = checkpoints.read(run / "last.ckpt").state
+    assert (state["epoch"], state["step"]) == (0, 2)
+    assert launch("log3", processes.ROOT / "train.py", "--distribute", "--resume", run) == 0
+    kills.require_same(run, whole)
 
 
-def test_the_checkpoints_of_the_latest_epochs_are_kept(tmp_path):
-    trainer, saver = Files(keep=3), callbacks.SaveCheckpoints(tmp_path)
-    for _ in range(5):
-        end_of_epoch(trainer, saver, 0.5)
-    kept = {number: path.read_text() for number, path in epoch_checkpoints(tmp_path).items()}
-    assert kept == {3: "3", 4: "4", 5: "5"}
-    assert (tmp_path / "last.ckpt").read_text() == "5" and (tmp_path / "best.ckpt").read_text() == "1"
-    trainer.progress.epoch = 3  # gone back, to be taken again from there
-    saver = callbacks.SaveCheckpoints(tmp_path, went_back=True)
-    saver.on_train_begin(trainer)
-    assert (tmp_path / "last.ckpt").read_text() == "3" and list(epoch_checkpoints(tmp_path)) == [3, 4, 5]
-    end_of_epoch(trainer, saver, 0.5)
-    assert list(epoch_checkpoints(tmp_path)) == [3, 4]
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_ends_the_run_saved_unless_nohup_protects_it(tmp_path, ignored):
+    command = processes.command("train.py", *TWIN, "--epochs", 30, "--output_dir", "run")
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        ["nohup", *command] if ignored else command,
+        cwd=tmp_path,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    threading.Thread(target=read_until_closed, args=(master,), daemon=True).start()
+    deadline = time.monotonic() + processes.PATIENCE
+    while not (tmp_path / "run/last.ckpt").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    if ignored:
+        process.send_signal(signal.SIGHUP)
+        epochs = len(kills.metrics(tmp_path / "run"))
+        while len(kills.metrics(tmp_path / "run")) <= epochs + 1:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.kill()
+        process.wait()
+    else:
+        os.close(master)
+        assert process.wait(processes.PATIENCE) == 129
+        log = (tmp_path / "run/log.txt").read_text()
+        assert "SIGHUP: finishing the step, saving, ending\nstopped and saved; continue with: " in log
 
 
-def test_a_failed_save_stops_or_goes_on_and_the_last_good_files_stay(tmp_path, capsys):
-    for how in ("stop", "go_on"):
-        trainer, saver = Files(how), callbacks.SaveCheckpoints(tmp_path)
-        end_of_epoch(trainer, saver, 0.5)
-        trainer.fails = True
-        if how == "stop":
-            with pytest.raises(WriteError, match="no room; mend that and go on with --resume"):
-                end_of_epoch(trainer, saver, 0.6)
-        else:
-            end_of_epoch(trainer, saver, 0.6)
-            assert "warning: cannot write" in capsys.readouterr().err
-            assert trainer.progress.best_top1 == 0.5  # the better one was not saved: the next one counts
-            with pytest.raises(WriteError, match="the run ends, but its last state could not be written"):
-                saver.on_train_end(trainer)
-            trainer.fails = False
-            saver.on_train_end(trainer)  # there is room again
-            assert (tmp_path / "last.ckpt").read_text() == "2"
-        assert (tmp_path / "best.ckpt").read_text() == "1"
+def read_until_closed(terminal: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 10_000):
+            pass

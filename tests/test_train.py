@@ -111,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert "is no finite number at step" in done.stderr and "Traceback" not in done.stderr
+    assert "is not finite at step" in done.stderr and "Traceback" not in done.stderr
     saved = weights(tmp_path / "run")
     assert all(np.isfinite(value).all() for value in saved.values())
 

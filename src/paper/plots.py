@@ -98,7 +98,8 @@ def _over_epochs(results) -> Figure:
     for result in results:
         if result.histories:
             shares = np.array([[100 * row["test_top1"] for row in history] for history in result.histories])
-            epochs = np.arange(1, shares.shape[1] + 1)
+            evaluated = np.isfinite(shares).all(0)
+            epochs, shares = np.flatnonzero(evaluated) + 1, shares[:, evaluated]
             (line,) = panel.plot(
                 epochs, shares.mean(0), marker="o" if len(epochs) < 50 else "", label=result.row.method
             )

@@ -1,4 +1,8 @@
-"""What happens around the steps: each callback does one thing."""
+"""What happens around the steps. Each callback does one thing.
+
+What a callback adds to an epoch's metrics in `on_epoch_trained`, others read in `on_epoch_end` with `.get`. So any of
+them can be left out, and their order does not matter.
+"""
 
 import contextlib
 import csv
@@ -15,52 +19,32 @@ import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
 
-from .. import cli
 from ..binary import BinaryLayer
 from ..errors import WriteError
 from ..files import write_atomically, write_text
-from ..run_dir import BEST, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
+from ..run_dir import BEST, CHOSEN_ON, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
+from .curves import plot_curves
 from .evaluation import evaluate
+from .log import echo
 from .step import StepResult
 from .trainer import Callback, Trainer
 
 
-class Stream:
-    """stderr, whose loss is no reason to end a run: nobody reads it any more, or its disk is full."""
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-
-    @property
-    def encoding(self) -> str:
-        return sys.stderr.encoding
-
-    def fileno(self) -> int:
-        return sys.stderr.fileno()
-
-    def isatty(self) -> bool:
-        return sys.stderr.isatty()
-
-
 class ProgressBar(Callback):
-    """A bar an epoch with time left, images/s, loss and schedules."""
+    """Shows a bar for each epoch with time left, images/s, loss and schedules."""
+
+    bar: tqdm | None = None
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
         config = trainer.experiment.config
-        # Into a file, a line every half a minute is enough.
         self.bar = tqdm(
             total=trainer.experiment.steps_per_epoch,
             initial=trainer.progress.step,
             unit="step",
             desc=f"epoch {trainer.progress.epoch + 1}/{config.train.epochs}",
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds; a file needs fewer lines
             dynamic_ncols=True,
-            file=Stream(),
+            file=sys.stderr,
         )
         self.images_per_step = config.data.batch_size * trainer.experiment.worker.size
         self.started, self.first_step = time.perf_counter(), trainer.progress.step
@@ -72,15 +56,16 @@ class ProgressBar(Callback):
         self.bar.set_postfix_str(f"{loss}, {rate:.0f} images/s{scheduled}", refresh=False)
         self.bar.update(result.steps)
 
-    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         self.bar.close()
 
-    def on_stop(self, trainer: Trainer) -> None:
-        self.bar.close()
+    def on_exit(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 class Throughput(Callback):
-    """Adds the epoch's seconds and trained images per second, its first step (which compiles) left out of the rate."""
+    """Adds the epoch's seconds, and its trained images per second without the first step, which compiles."""
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
         self.started = time.perf_counter()
@@ -95,11 +80,11 @@ class Throughput(Callback):
         metrics["seconds"] = round(time.perf_counter() - self.started, 1)
         images = trainer.experiment.config.data.batch_size * trainer.experiment.worker.size
         steps = trainer.experiment.steps_per_epoch - self.first[1] if self.first else 0
-        metrics["images_per_second"] = round(steps * images / (self.last - self.first[0]), 1) if steps else float("nan")
+        metrics["images_per_second"] = round(steps * images / (self.last - self.first[0]), 1) if steps else None
 
 
 class FlipRatio(Callback):
-    """Adds the share of binary weights whose sign changed over the epoch: the pulse of a binary network."""
+    """Adds the share of binary weights whose sign changed in the epoch, a sign of health of a binary network."""
 
     KEY = "epoch_start_signs"
 
@@ -107,14 +92,14 @@ class FlipRatio(Callback):
         if trainer.progress.step == 0 or self.KEY not in trainer.extra:
             trainer.extra[self.KEY] = np.packbits(binary_signs(trainer))
 
-    def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+    def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         signs = binary_signs(trainer)
-        before = np.unpackbits(trainer.extra.pop(self.KEY), count=signs.size)
+        before = np.unpackbits(trainer.extra[self.KEY], count=signs.size)
         metrics["flip_ratio"] = float(np.mean(before != signs)) if signs.size else 0.0
 
 
 def binary_signs(trainer: Trainer) -> np.ndarray:
-    """Whether each weight of the binary layers is positive, uint8, all layers in a metrics."""
+    """Whether each weight of the binary layers is positive: uint8, all layers in a row."""
     weights = [
         cell.weight_quantizer.standardize(cell.weight).asnumpy().ravel()
         for _, cell in trainer.experiment.network.cells_and_names()
@@ -124,44 +109,62 @@ def binary_signs(trainer: Trainer) -> np.ndarray:
 
 
 class UndecodableImages(Callback):
-    """Adds how many training images of the epoch could not be decoded and were replaced by others, of all workers; None
-    where data sinking hides it."""
+    """Adds how many training images of the epoch could not be decoded and were replaced by others, over all workers.
+    None if data sinking hides it."""
 
-    def on_epoch_begin(self, trainer: Trainer) -> None:
-        self.first_step = trainer.progress.step
-
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        if trainer.progress.step == trainer.experiment.steps_per_epoch:
-            self.count(trainer)
+    def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
+        if trainer.progress.step == trainer.experiment.steps_per_epoch:  # a run stopped from here on knows the number
+            own = trainer.experiment.data.replaced
+            trainer.progress.replaced = None if own is None else int(trainer.collectives.gather([own]).sum())
 
     def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        self.count(trainer)
         metrics["replaced_images"] = trainer.progress.replaced
-
-    def count(self, trainer: Trainer) -> None:
-        """After the epoch's last step."""
-        if trainer.progress.step > self.first_step:  # else a stopped run goes on with the evaluation, and knows it
-            mine = trainer.experiment.data.replaced
-            trainer.progress.replaced = None if mine is None else int(trainer.collectives.gather([mine]).sum())
 
 
 class Evaluate(Callback):
-    """Adds the test set's loss and accuracy. Each worker takes its part of the images; a signal ends it early."""
+    """Adds loss and accuracy of the test images, and of the held-out ones if there are any.
+
+    Acts after every `train.eval_every` epochs and after the last. Each worker takes its part of the images. A signal
+    ends the evaluation early; it is made again when the run continues. The column `CHOSEN_ON` names the images that
+    choose the best checkpoint: "holdout" or "test".
+    """
 
     def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        experiment = trainer.experiment
-        result = evaluate(
-            experiment.network, self.batches(trainer), experiment.data.num_classes, collectives=trainer.collectives
-        )
-        metrics.update(test_loss=result.loss, test_top1=result.top1, test_top5=result.top5)
+        train, data = trainer.experiment.config.train, trainer.experiment.data
+        epoch = trainer.progress.epoch + 1
+        if epoch % train.eval_every and epoch < train.epochs:
+            return
+        metrics[CHOSEN_ON] = "test"
+        if getattr(trainer.experiment.config.data, "holdout", 0):
+            metrics[CHOSEN_ON] = "holdout"
+            self.evaluate(trainer, metrics, "holdout", data.validation, data.validation_batches())
+        self.evaluate(trainer, metrics, "test", data.test, data.test_batches())
 
-    def batches(self, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
-        """Those of this worker, which stays with the others to the end of the longest part."""
-        trainer.heartbeat.note("opening the test images")
-        mine = trainer.experiment.data.test()
-        for number in range(trainer.experiment.data.test_batches()):
+    def evaluate(
+        self,
+        trainer: Trainer,
+        metrics: dict[str, Any],
+        name: str,
+        open_images: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+        count: int,
+    ) -> None:
+        result = evaluate(
+            trainer.experiment.network,
+            self.batches(trainer, name, open_images, count),
+            trainer.experiment.data.num_classes,
+            collectives=trainer.collectives,
+        )
+        metrics.update({f"{name}_loss": result.loss, f"{name}_top1": result.top1, f"{name}_top5": result.top5})
+
+    def batches(
+        self, trainer: Trainer, name: str, open_images: Callable[[], Iterator[tuple[Tensor, Tensor]]], count: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This worker's batches. A worker that has fewer than `count` stays with the others to the end."""
+        trainer.heartbeat.note(f"opening the {name} images")
+        own = open_images()
+        for number in range(count):
             trainer.heartbeat.note("evaluating", f" batch {number + 1} after epoch {trainer.progress.epoch + 1}")
-            batch = next(mine, None)
+            batch = next(own, None)
             if batch is not None:
                 yield batch
             trainer.heartbeat.note("waiting for the others' evaluation", waiting=True)
@@ -169,29 +172,31 @@ class Evaluate(Callback):
 
 
 class EpochLog(Callback):
-    """Keeps the epochs' rows in the run's progress and says each in a line."""
+    """Prints a line for each epoch, of those columns that it knows and that are there."""
 
-    def __init__(self, say: Callable[[str], None] = cli.echo):
-        self.say = say
+    COLUMNS = {
+        "train_loss": "loss {:.4f}",
+        "test_top1": "test accuracy {:.2%}",
+        "holdout_top1": "held-out accuracy {:.2%}",
+        "flip_ratio": "flip ratio {:.4f}",
+        "gradient_norm": "gradient norm {:.3g}",
+        "images_per_second": "{} images/s",
+    }
+    COUNTS = {"skipped": "{} steps skipped for overflow", "replaced_images": "{} undecodable images replaced"}
 
     def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        trainer.progress.history.append(metrics)
-        self.say(
-            f"epoch {metrics['epoch']}: loss {metrics['train_loss']:.4f}, test accuracy {metrics['test_top1']:.2%}, "
-            f"flip ratio {metrics['flip_ratio']:.4f}, gradient norm {metrics['gradient_norm']:.3g}, "
-            f"{metrics['images_per_second']} images/s"
-            + (f", {metrics['skipped']} steps skipped for overflow" if metrics["skipped"] else "")
-            + (f", {metrics['replaced_images']} broken pictures replaced" if metrics["replaced_images"] else "")
-        )
+        found = [text.format(metrics[name]) for name, text in self.COLUMNS.items() if metrics.get(name) is not None]
+        found += [text.format(metrics[name]) for name, text in self.COUNTS.items() if metrics.get(name)]
+        echo(f"epoch {metrics['epoch']}: {', '.join(found)}")
 
 
 class SaveCheckpoints(Callback):
-    """Writes last.ckpt after every epoch, before an early end and every so many steps; best.ckpt; and keeps those of
-    the latest epochs.
+    """Writes last.ckpt after every epoch, before an early end and every so many steps; best.ckpt; and keeps the
+    checkpoints of the latest epochs.
 
     Args:
-        folder: the run's.
-        went_back: the run does not go on from last.ckpt, but from the checkpoint of an epoch.
+        folder: the run folder.
+        went_back: whether the run continues from the checkpoint of an epoch instead of last.ckpt.
     """
 
     def __init__(self, folder: Path, went_back: bool = False):
@@ -202,35 +207,43 @@ class SaveCheckpoints(Callback):
         self.saved = True
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        if self.went_back:  # from now on this is where the run stands, also if it is killed at once
+        progress, count = trainer.progress, trainer.experiment.config.train.keep
+        if self.went_back:  # from now on last.ckpt is this state, also if the run is killed at once
             self.on_checkpoint(trainer)
+        elif progress.epoch and progress.step == 0:  # the run may have been killed before it kept this epoch
+            trainer.write(lambda: self.keep(progress.epoch))
+            self.remove(lambda number: number <= progress.epoch - count)
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         self.saved = trainer.write(lambda: trainer.save(self.last))
 
     def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        if metrics["test_top1"] > trainer.progress.best_top1:
-            before, trainer.progress.best_top1 = trainer.progress.best_top1, metrics["test_top1"]
-            # Before the last one: a run killed in between takes the epoch again, and this too.
+        progress, count = trainer.progress, trainer.experiment.config.train.keep
+        top1 = metrics.get(f"{metrics.get(CHOSEN_ON)}_top1")
+        if top1 is not None and top1 > progress.best_top1:
+            before, progress.best_top1 = progress.best_top1, top1
+            # Before last.ckpt: a run killed in between takes the epoch again, and this too.
             if not trainer.write(lambda: trainer.save(self.best)):
-                trainer.progress.best_top1 = before
+                progress.best_top1 = before
         self.saved = trainer.write(lambda: trainer.save(self.last))
-        if self.saved:
-            trainer.write(lambda: self.keep(trainer.progress.epoch, trainer.experiment.config.train.keep))
+        if self.saved and trainer.write(lambda: self.keep(progress.epoch)):
+            # Later epochs, after a run went back, are taken again.
+            self.remove(lambda number: not progress.epoch - count < number <= progress.epoch)
 
-    def keep(self, epoch: int, count: int) -> None:
-        """A copy of last.ckpt that stays when the next one is written; what is older than the latest `count` goes, and
-        what is of later epochs, which are taken again.
+    def keep(self, epoch: int) -> None:
+        """Copy last.ckpt to the file of that epoch.
 
         Raises:
-            WriteError: it cannot be had.
+            WriteError: it cannot be written.
         """
-        path = self.folder / EPOCH.format(epoch)
-        write_atomically(path, lambda partial: shutil.copyfile(self.last, partial))
-        for number, other in epoch_checkpoints(self.folder).items():
-            if not epoch - count < number <= epoch:
+        write_atomically(self.folder / EPOCH.format(epoch), lambda partial: shutil.copyfile(self.last, partial))
+
+    def remove(self, unwanted: Callable[[int], bool]) -> None:
+        """Delete the checkpoints of the epochs that are `unwanted`."""
+        for number, path in epoch_checkpoints(self.folder).items():
+            if unwanted(number):
                 with contextlib.suppress(OSError):
-                    other.unlink()
+                    path.unlink()
 
     def on_stop(self, trainer: Trainer) -> None:
         self.on_train_end(trainer)
@@ -238,35 +251,58 @@ class SaveCheckpoints(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         if not self.saved and not trainer.write(lambda: trainer.save(self.last)):
             raise WriteError(
-                f"the run ends, but its last state could not be written to {self.last}: mend that and go on with "
-                "--resume from the state before"
+                f"the run ends, but its last state could not be written to {self.last}: {trainer.advice()}"
             )
 
 
 class WriteMetrics(Callback):
-    """Writes metrics.csv, a metrics an epoch, and curves.png, from the run's history."""
+    """Writes the run's history to metrics.csv, a row for each epoch, and draws it in curves.png."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        if trainer.progress.history:  # a run killed before it wrote the metrics that its checkpoint has
-            self.on_epoch_end(trainer, trainer.progress.history[-1])
+        if trainer.progress.history:  # the run may have been killed before it wrote the row that its checkpoint has
+            self.write(trainer)
 
     def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        self.write(trainer)
+
+    def write(self, trainer: Trainer) -> None:
         history = trainer.progress.history
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(metrics))
-        writer.writeheader()
-        writer.writerows(history)
-        trainer.write(lambda: write_text(self.folder / METRICS, text.getvalue()))
-        trainer.write(lambda: plot_curves(history, list(trainer.experiment.tables), self.folder / CURVES))
+        trainer.write(lambda: write_text(self.folder / METRICS, as_csv(history)))
+        try:
+            plot_curves(history, list(trainer.experiment.tables), self.folder / CURVES)
+        except Exception as error:  # whatever it is: a figure is no reason to end a run
+            echo(f"warning: {CURVES} cannot be drawn: {error}; training goes on", sys.stderr)
+
+
+def as_csv(history: list[dict[str, Any]]) -> str:
+    """A table with every column that any row has; a cell is empty if the row lacks the column."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns(history))
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
+
+
+def columns(history: list[dict[str, Any]]) -> list[str]:
+    """All rows' keys. One that came later is placed after the key that it follows in its row."""
+    names: list[str] = []
+    for metrics in history:
+        place = 0
+        for name in metrics:
+            if name not in names:
+                names.insert(place, name)
+            place = names.index(name) + 1
+    return names
 
 
 class StopOnSignal(Callback):
-    """SIGTERM and Ctrl-C let the step under way finish; then the run is saved and ends. A second ends it at once."""
+    """SIGTERM, SIGHUP and Ctrl-C let the step under way finish; then the run is saved and ends. A second one ends it at
+    once. SIGHUP stays ignored if it was, as nohup asks for."""
 
-    ECHO_SECONDS = 1.0  # timeout(1) sends its signal twice in a metrics: to the process, then to its group
+    ECHO_SECONDS = 1.0  # timeout(1) sends its signal twice in a row: to the process, then to its group
 
     def on_train_begin(self, trainer: Trainer) -> None:
         def handle(number: int, frame) -> None:
@@ -277,37 +313,9 @@ class StopOnSignal(Callback):
                 return
             self.received = now
             trainer.stop_signal = number
-            cli.echo(f"\n{signal.Signals(number).name}: finishing the step, saving, ending", sys.stderr)
+            echo(f"{signal.Signals(number).name}: finishing the step, saving, ending", sys.stderr)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, handle)
-
-
-def plot_curves(history: list[dict[str, Any]], scheduled: list[str], path: Path) -> None:
-    """Loss, test accuracy, flip ratio and the columns `scheduled` against the epoch, as a PNG.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    epochs = [metrics["epoch"] for metrics in history]
-    largest = {name: max(metrics[name] for metrics in history) for name in scheduled}
-    shares = [{name: metrics[name] / (largest[name] or 1) for name in scheduled} for metrics in history]
-    panels = {
-        "Loss": (history, {"train_loss": "training", "test_loss": "test"}),
-        "Test accuracy": (history, {"test_top1": "top-1", "test_top5": "top-5"}),
-        "Flip ratio of binary weights": (history, {"flip_ratio": "signs that changed in the epoch"}),
-        "Schedules at the end of each epoch": (shares, {name: f"{name} / {largest[name]:.3g}" for name in scheduled}),
-    }
-    for axes, (title, (rows, curves)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for key, label in curves.items():
-            axes.plot(epochs, [metrics[key] for metrics in rows], marker="." if len(epochs) < 50 else "", label=label)
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
-        axes.legend()
-        axes.grid(alpha=0.3)
-    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                signal.signal(number, handle)

@@ -48,16 +48,9 @@ class Collectives:
         """Replace every moving mean and variance by its mean over the workers, each of which saw other images."""
         if self.size == 1:
             return
-        statistics = [parameter for parameter in network.get_parameters() if is_statistic(parameter)]
-        if not statistics:
-            return
-        flat = np.concatenate([parameter.asnumpy().ravel() for parameter in statistics])
-        mean = self._sum(flat.astype(np.float32)) / self.size
-        position = 0
-        for parameter in statistics:
-            values = mean[position : position + parameter.size].reshape(parameter.shape)
-            parameter.set_data(Tensor(values, parameter.dtype))
-            position += parameter.size
+        own = get_statistics(network)
+        if own.size:
+            set_statistics(network, self._sum(own) / self.size)
 
     def outliers(self, checksum: int) -> list[int]:
         """The ranks whose checksum, below 2**53, differs from the one that most workers have. In a tie, the checksum of
@@ -81,6 +74,21 @@ def checksum(parameters: Iterable[Parameter]) -> int:
     for parameter in parameters:
         value = zlib.crc32(np.ascontiguousarray(parameter.asnumpy()).data, zlib.crc32(parameter.name.encode(), value))
     return value
+
+
+def get_statistics(network: nn.Cell) -> np.ndarray:
+    """All moving means and variances, float32 (n,)."""
+    arrays = [parameter.asnumpy().ravel() for parameter in network.get_parameters() if is_statistic(parameter)]
+    return np.concatenate([np.zeros(0), *arrays]).astype(np.float32)
+
+
+def set_statistics(network: nn.Cell, values: np.ndarray) -> None:
+    """Set all moving means and variances, from what `get_statistics` returned."""
+    position = 0
+    for parameter in filter(is_statistic, network.get_parameters()):
+        own = values[position : position + parameter.size].reshape(parameter.shape)
+        parameter.set_data(Tensor(own, parameter.dtype))
+        position += parameter.size
 
 
 def is_statistic(parameter: Parameter) -> bool:

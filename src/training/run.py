@@ -7,9 +7,11 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from .. import checkpoints, cli, runtime
+from .. import checkpoints, runtime
 from .. import experiment as experiments
+from ..checkpoints import Checkpoint
 from ..config import Config
+from ..experiment import Experiment
 from ..files import make_folder, write_text
 from ..heartbeat import ENDING, SAVING_SECONDS, Heartbeat
 from ..optimizers import base_learning_rate
@@ -17,87 +19,102 @@ from ..run_dir import (
     CONFIG,
     EPOCH,
     LAST,
+    LOG,
     VERSIONS,
     link_latest,
     lock_run_dir,
     make_run_dir,
     remove_partial_files,
 )
+from ..runtime import Worker
 from . import callbacks
 from .arguments import require_no_run
-from .trainer import Stopped, Trainer
+from .log import RunLog, echo
+from .trainer import Callback, Stopped, Trainer
 
 
-def train(config: Config, arguments: Namespace, worker: runtime.Worker, held: contextlib.ExitStack) -> int:
-    """Build the experiment, train it, and return the exit code; `held` takes the lock of a new run's folder."""
+def train(config: Config, arguments: Namespace, worker: Worker) -> int:
+    """Build the experiment, train it, and return the exit code: 0, or 128 + n after signal n.
+
+    Raises:
+        UserError: bad input, a run that diverged, or a file that cannot be written.
+    """
+    run_dir = Path(config.output_dir or "")
     heartbeat = Heartbeat(worker.rank)
     heartbeat.note("starting")
-    held.callback(heartbeat.note, ENDING, seconds=SAVING_SECONDS)  # however this worker ends
-    leader = worker.rank == 0
-    # Read before anything is built, so that a bad file is known at once.
-    checkpoint = initial = None
-    run_folder = Path(config.output_dir or "")
+    with contextlib.ExitStack() as held, RunLog() as log:
+        held.callback(heartbeat.note, ENDING, seconds=SAVING_SECONDS)  # however this worker ends
+        if worker.rank == 0 and arguments.resume:
+            held.enter_context(lock_run_dir(run_dir))
+        checkpoint = find_checkpoint(run_dir, arguments, worker)
+        experiment = build_experiment(config, checkpoint, worker)
+        check_images(experiment, arguments, checkpoint)
+        if worker.rank == 0:  # only worker 0 writes in the folder, so no other worker needs to know its name
+            if checkpoint is None:
+                run_dir = open_run_dir(config, held)
+                experiment = replace(experiment, config=config.model_copy(update={"output_dir": str(run_dir)}))
+            log.open(run_dir / LOG)
+        trainer = Trainer(experiment, create_callbacks(run_dir, checkpoint, worker), heartbeat)
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        if worker.rank == 0:
+            describe_run(trainer, run_dir, checkpoint)
+        return fit(trainer, run_dir)
+
+
+def find_checkpoint(run_dir: Path, arguments: Namespace, worker: Worker) -> Checkpoint | None:
+    """The checkpoint with which a run is resumed; None for a new run."""
     if arguments.from_epoch is not None:
-        checkpoint = checkpoints.read_resumable(run_folder / EPOCH.format(arguments.from_epoch))
-    elif arguments.resume:
-        checkpoint, problems = checkpoints.newest(run_folder)
-        if problems and leader:
-            print(f"warning: {'; '.join(problems)}; going on from {checkpoint.path}", file=sys.stderr)
-    elif config.init_checkpoint:
-        initial = checkpoints.read(config.init_checkpoint)
+        return checkpoints.read_resumable(run_dir / EPOCH.format(arguments.from_epoch))
+    if not arguments.resume:
+        return None
+    checkpoint, problems = checkpoints.newest(run_dir)
+    if problems and worker.rank == 0:
+        echo(f"warning: {'; '.join(problems)}; continuing from {checkpoint.path}", sys.stderr)
+    return checkpoint
+
+
+def build_experiment(config: Config, checkpoint: Checkpoint | None, worker: Worker) -> Experiment:
+    """The experiment, with the weights of `init_checkpoint` in a new run. Files are read before anything is built."""
     if checkpoint is not None:
-        config = experiments.keep_global_batch(config, checkpoint, worker.size)
+        experiment = experiments.build(experiments.keep_global_batch(config, checkpoint, worker.size), worker)
+        experiments.require_same_classes(checkpoint.preprocessing, experiment.data, checkpoint.path)
+        return experiment
+    initial = checkpoints.read(config.init_checkpoint) if config.init_checkpoint else None
     experiment = experiments.build(config, worker)
     if initial is not None:
         checkpoints.load_network(experiment.network, initial)
-    if checkpoint is not None:
-        experiments.require_same_classes(checkpoint.preprocessing, experiment.data, checkpoint.path)
+    return experiment
+
+
+def check_images(experiment: Experiment, arguments: Namespace, checkpoint: Checkpoint | None) -> None:
+    """Decode all images with --check_data, else the test images of a new run: one that is damaged would end the run
+    after its first epoch."""
     if arguments.check_data:
         experiment.data.check()
     elif checkpoint is None:
-        experiment.data.check(("test",))  # a broken picture there would end the run after its first epoch
-    if leader and checkpoint is None:
-        # Only worker 0 writes in the folder, so no other worker needs to know its name.
-        run_folder = open_run_dir(config, held)
-        config = config.model_copy(update={"output_dir": str(run_folder)})
-        experiment = replace(experiment, config=config)
-    went_back = checkpoint is not None and Path(checkpoint.path) != run_folder / LAST
-    trainer = Trainer(
-        experiment,
-        [
-            callbacks.StopOnSignal(),
-            *([callbacks.ProgressBar()] if leader else []),
-            callbacks.Throughput(),
-            callbacks.FlipRatio(),
-            callbacks.UndecodableImages(),
-            callbacks.Evaluate(),
-            callbacks.EpochLog(cli.echo if leader else lambda line: None),
-            *([callbacks.SaveCheckpoints(run_folder, went_back), callbacks.WriteMetrics(run_folder)] if leader else []),
-        ],
-        heartbeat,
-    )
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    if leader:
-        remove_partial_files(run_folder)
-        write_text(run_folder / CONFIG, config.to_yaml())
-        versions = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
-        write_text(run_folder / VERSIONS, versions)
-        print(opening_words(experiment, run_folder))
-        if checkpoint is not None:
-            print(f"going on after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
-    try:
-        trainer.fit()
-    except Stopped as stopped:
-        if leader:
-            program = (
-                "python train.py" if worker.size == 1 else f"scripts/run_distribute_train.sh --workers {worker.size}"
-            )
-            cli.echo(f"stopped and saved; go on with: {program} --resume {shlex.quote(str(run_folder))}")
-        trainer.collectives.wait()  # msrun kills the others as soon as one has ended
-        return 128 + stopped.signal
-    trainer.collectives.wait()
-    return 0
+        experiment.data.check(("test",))
+
+
+def create_callbacks(run_dir: Path, checkpoint: Checkpoint | None, worker: Worker) -> list[Callback]:
+    """All workers measure; worker 0 prints and writes."""
+    measuring = [
+        callbacks.StopOnSignal(),
+        callbacks.Throughput(),
+        callbacks.FlipRatio(),
+        callbacks.UndecodableImages(),
+        callbacks.Evaluate(),
+    ]
+    if worker.rank:
+        return measuring
+    went_back = checkpoint is not None and Path(checkpoint.path) != run_dir / LAST
+    return [
+        callbacks.ProgressBar(),  # first: it is closed before the evaluation begins
+        *measuring,
+        callbacks.EpochLog(),
+        callbacks.SaveCheckpoints(run_dir, went_back),
+        callbacks.WriteMetrics(run_dir),
+    ]
 
 
 def open_run_dir(config: Config, held: contextlib.ExitStack) -> Path:
@@ -113,15 +130,46 @@ def open_run_dir(config: Config, held: contextlib.ExitStack) -> Path:
     return folder
 
 
-def opening_words(experiment: experiments.Experiment, run_folder: Path) -> str:
-    """What is trained, and what of it depends on the number of workers."""
+def describe_run(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None) -> None:
+    """Write config and versions into the run folder, and print what is trained."""
+    remove_partial_files(run_dir)
+    write_text(run_dir / CONFIG, trainer.experiment.config.to_yaml())
+    write_text(run_dir / VERSIONS, "".join(f"{name}: {value}\n" for name, value in runtime.versions().items()))
+    echo(opening_words(trainer.experiment, run_dir))
+    if checkpoint is not None:
+        echo(f"continuing after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
+
+
+def opening_words(experiment: Experiment, run_dir: Path) -> str:
+    """What is trained, what of it depends on the number of workers, and which images choose the best checkpoint."""
     config, workers = experiment.config, experiment.worker.size
     batch = config.data.batch_size * workers
     rate, meant_for = f"{base_learning_rate(config, workers):g}", config.optimizer.lr_for_batch
+    holdout = getattr(config.data, "holdout", 0)
+    chosen = (
+        f"{holdout} held-out training images"
+        if holdout
+        else "the test images, as in the paper (data.holdout N takes N training images instead)"
+    )
     return (
         f"{config.network.name} on {config.data.name}, {config.train.epochs} epochs of {experiment.steps_per_epoch} "
-        f"steps, {workers} worker(s) on {config.runtime.device_target}, seed {config.seed}, in {run_folder}\n"
+        f"steps, {workers} worker(s) on {config.runtime.device_target}, seed {config.seed}, in {run_dir}\n"
         f"a step takes {workers} x {config.data.batch_size} = {batch} images, an epoch "
         f"{experiment.steps_per_epoch * batch} of {experiment.data.train_images()}, none twice; learning rate {rate}"
         + (f" ({config.optimizer.lr:g} for {meant_for} images)" if meant_for else "")
+        + f"\nbest.ckpt is chosen on {chosen}"
     )
+
+
+def fit(trainer: Trainer, run_dir: Path) -> int:
+    """Train to the end or to a signal; the exit code."""
+    worker, code = trainer.experiment.worker, 0
+    try:
+        trainer.fit()
+    except Stopped as stopped:
+        code = 128 + stopped.signal
+        launcher = "python train.py" if worker.size == 1 else f"scripts/run_distribute_train.sh --workers {worker.size}"
+        if worker.rank == 0:
+            echo(f"stopped and saved; continue with: {launcher} --resume {shlex.quote(str(run_dir))}")
+    trainer.collectives.wait()  # msrun kills the others as soon as one has ended
+    return code

@@ -16,11 +16,11 @@ NON_FINITE = (None, "loss", "gradient")  # by the last of the totals
 
 
 class SunkSteps(nn.Cell):
-    """A training step that adds what it reports to the totals of those before it; compiled once.
+    """A training step that adds what it reports to the totals of the steps before it; compiled once.
 
-    From a step on whose loss or gradient is no finite number, and which loss scaling does not explain, weights and
-    totals stay as they are: the weights are the last good ones. The steps after it are computed all the same, as other
-    workers may still wait for their gradients, so moving statistics go on.
+    When a loss or gradient is not finite and loss scaling does not explain it, weights and totals no longer change: the
+    weights are the last good ones. Later steps are still computed, since other workers may wait for their gradients, so
+    moving statistics still change.
 
     Args:
         step: whose update this takes.
@@ -63,7 +63,7 @@ class SunkSteps(nn.Cell):
 
 
 def results(sunk: SunkSteps, pipeline: Pipeline, steps: int, sink_size: int) -> Iterator[StepResult]:
-    """Takes `steps` steps, one with each batch of the pipeline, and reports every `sink_size` of them, then the rest.
+    """Take `steps` steps, one with each batch of the pipeline; report every `sink_size` of them, then the rest.
 
     The graph is compiled once: it does not know how many steps there are between two looks.
     """

@@ -10,13 +10,13 @@ from mindspore import amp, nn, ops
 
 @dataclass(frozen=True)
 class StepResult:
-    """What the host sees of a training step, or of the steps since it looked last.
+    """What the host sees of a training step, or of all steps since it last looked.
 
     Attributes:
-        loss_sum, grad_norm_sum: of losses and of gradient norms, over the applied steps.
+        loss_sum, grad_norm_sum: sums of losses and of gradient norms over the applied steps.
         applied: steps that changed the weights.
         skipped: steps left out because their scaled gradients overflowed.
-        broken: "loss" or "gradient": what was no finite number in the step after these; None: none was.
+        broken: "loss" or "gradient" if that was not finite in the step after these; else None.
     """
 
     loss_sum: float
@@ -27,17 +27,17 @@ class StepResult:
 
     @property
     def steps(self) -> int:
-        """How many steps these are, the broken one not counted."""
+        """Number of steps, without the broken one."""
         return self.applied + self.skipped
 
     @property
     def loss(self) -> float:
-        """The mean over the applied steps; NaN if there are none."""
+        """Mean over the applied steps; NaN if there are none."""
         return self.loss_sum / self.applied if self.applied else math.nan
 
 
 class TrainStep(nn.Cell):
-    """loss, gradient and update for one batch; compiled once.
+    """Loss, gradients and update for one batch; compiled once.
 
     Args:
         network, loss, optimizer: the loss takes (logits, labels).
@@ -76,7 +76,7 @@ class TrainStep(nn.Cell):
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def backward(self, images, labels):
-        """Loss and gradients, averaged over the workers and unscaled, and whether all gradients are finite."""
+        """Return loss, gradients averaged over the workers and unscaled, and whether all gradients are finite."""
         loss, gradients = self.value_and_grad(images, labels)
         if self.average is not None:
             gradients = self.average(gradients)
@@ -97,7 +97,7 @@ class TrainStep(nn.Cell):
 
 
 def global_norm(gradients):
-    """The L2 norm of all gradients together, float32 ()."""
+    """Return the L2 norm of all gradients together, float32 ()."""
     total = 0.0
     for gradient in gradients:
         total = total + ops.square(ops.cast(gradient, ms.float32)).sum()
@@ -105,7 +105,7 @@ def global_norm(gradients):
 
 
 def results(step: TrainStep, batches: Iterable) -> Iterator[StepResult]:
-    """Takes a step with each of the batches (images, labels), and reports it."""
+    """Take a step with each of the batches (images, labels), and report it."""
     for images, labels in batches:
         loss, norm, finite = (value.asnumpy().item() for value in step(images, labels))
         overflowed = not finite and step.scaler is not None and float(step.scaler.scale_value) > 1

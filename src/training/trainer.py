@@ -6,28 +6,32 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindspore import Parameter
 
-from .. import checkpoints, cli
+from .. import checkpoints
 from ..errors import UserError, WriteError
 from ..experiment import Experiment
 from ..heartbeat import SAVING_SECONDS, Heartbeat
+from ..run_dir import holds_run
 from . import sink
-from .collectives import Collectives, checksum
+from .collectives import Collectives, checksum, get_statistics, is_statistic, set_statistics
+from .log import echo
 from .step import StepResult, TrainStep, results
 
-# Of the config: what workers of one run may differ in, since they can be on different machines.
+# Keys of the config in which the workers of one run may differ, since they can be on different machines.
 OF_A_MACHINE = {"data": {"path", "download", "num_parallel_workers"}, "output_dir": True, "init_checkpoint": True}
 
 
 class Diverged(UserError):
-    """The loss or a gradient is no longer a number."""
+    """The loss, a gradient, a weight or other state is not finite."""
 
 
 class Stopped(Exception):
-    """Training ended early, saved, because of a signal; `signal` is its number."""
+    """Training ended early because of a signal, and is saved. `signal` is its number."""
 
     def __init__(self, signal: int):
         super().__init__(f"stopped by signal {signal}")
@@ -36,42 +40,46 @@ class Stopped(Exception):
 
 @dataclass
 class Progress:
-    """Where a run stands: everything that, with the weights and the optimizer, resuming needs. JSON can hold it."""
+    """How far a run is: all that resuming needs besides weights and optimizer. JSON can hold it."""
 
-    epoch: int = 0  # epochs finished
-    step: int = 0  # steps taken in the epoch that is under way
+    epoch: int = 0  # finished epochs
+    step: int = 0  # steps taken in the current epoch
     loss_sum: float = 0.0  # over the applied steps of this epoch
     grad_norm_sum: float = 0.0
     skipped: int = 0  # steps of this epoch that overflowed
-    replaced: int = 0  # pictures of this epoch that others came in place of, once all its steps are taken
-    best_top1: float = -1.0
-    history: list[dict[str, Any]] = field(default_factory=list)  # a metrics of metrics an epoch
+    replaced: int | None = 0  # undecodable images of this epoch; counted after its last step
+    best_top1: float = -1.0  # of the images that choose best.ckpt
+    history: list[dict[str, Any]] = field(default_factory=list)  # the metrics of each epoch
 
 
 class Callback:
-    """Something that acts at moments of training. Each does one thing."""
+    """Acts at moments of training. Each callback does one thing."""
 
     def on_train_begin(self, trainer: "Trainer") -> None: ...
 
     def on_epoch_begin(self, trainer: "Trainer") -> None: ...
 
     def on_step_end(self, trainer: "Trainer", result: StepResult) -> None:
-        """After every step, or with data sinking after every few; `result.steps` says how many."""
+        """A step was taken, or with data sinking several: `result.steps`."""
 
     def on_epoch_trained(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        """All steps of the epoch are taken, and moving statistics are averaged; add to its `metrics`. Here a callback
-        may call `stop_if_asked`; then the run is saved as it stands, and comes here again when it goes on."""
+        """All steps of the epoch are taken, and moving statistics are averaged. Add to the epoch's `metrics` here. A
+        callback may call `stop_if_asked`; then the run is saved, and comes here again when it continues."""
 
     def on_epoch_end(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        """The epoch is over, and `progress` stands at the next one. `metrics`: its metrics; add to it."""
+        """The epoch is over: its `metrics` are complete and in the history, and `progress` is at the next epoch."""
 
     def on_checkpoint(self, trainer: "Trainer") -> None:
-        """A moment inside an epoch to save: every so many steps, and before an early end."""
+        """Save inside an epoch: every so many steps, and before an early end."""
 
     def on_stop(self, trainer: "Trainer") -> None:
-        """Training is about to end before its time."""
+        """Training is about to end early; it was saved."""
 
-    def on_train_end(self, trainer: "Trainer") -> None: ...
+    def on_train_end(self, trainer: "Trainer") -> None:
+        """The last epoch is over."""
+
+    def on_exit(self, trainer: "Trainer") -> None:
+        """Training is over, in whatever way, also by an error."""
 
 
 class Trainer:
@@ -79,14 +87,16 @@ class Trainer:
 
     Args:
         experiment: what to train.
-        callbacks: act in this order.
+        callbacks: called in this order.
         heartbeat: tells the launcher what this worker does; None: a new one.
 
     Attributes:
-        progress (Progress): where the run stands.
-        extra (dict): arrays that callbacks keep in the checkpoint.
-        stop_signal (int): set to a signal's number on any worker, it ends training on all after the step under way.
+        progress (Progress): how far the run is.
+        extra (dict): arrays of the current epoch that callbacks keep in the checkpoint.
+        stop_signal (int): set to a signal's number on any worker, it ends training on all after the current step.
     """
+
+    WORKERS = "worker_statistics"  # in `extra`, while an epoch is saved before its end
 
     def __init__(self, experiment: Experiment, callbacks: list[Callback], heartbeat: Heartbeat | None = None):
         self.experiment = experiment
@@ -96,7 +106,7 @@ class Trainer:
         self.stop_signal = 0
         self.collectives = Collectives(experiment.worker)
         self.heartbeat = heartbeat or Heartbeat(experiment.worker.rank)
-        self.averaged = True  # the workers start, or go on, with the same
+        self.averaged = True  # whether all workers have the same moving statistics
         self.step = TrainStep(
             experiment.network, experiment.loss, experiment.optimizer, experiment.scaler, experiment.worker.size
         )
@@ -104,18 +114,24 @@ class Trainer:
             self.step = sink.SunkSteps(self.step)
 
     def schedule(self, name: str, last: bool = False) -> float:
-        """One of the experiment's tables, "lr" or "n", at the step that comes next, or at the `last` one applied."""
+        """The value of one of the experiment's tables, as "lr" or "n", at the next step, or the `last` applied one."""
         step = self.experiment.optimizer.global_step.asnumpy().item() - last  # skipped steps do not count
         table = self.experiment.tables[name]
         return float(table[min(max(step, 0), len(table) - 1)])
 
     def fit(self) -> None:
-        """Trains from `progress` to the last epoch.
+        """Train from `progress` to the last epoch.
 
         Raises:
-            Diverged: the loss is no number.
+            Diverged: the loss, a gradient, a weight or other state is not finite. Nothing of it was saved.
             Stopped: `stop_signal` was set; the state was handed to the callbacks first.
         """
+        try:
+            self._fit()
+        finally:
+            self._each("on_exit")
+
+    def _fit(self) -> None:
         self.heartbeat.note("comparing the workers", waiting=True)
         self._require_the_same("config", self.experiment.config.model_dump(exclude=OF_A_MACHINE))
         data = self.experiment.data
@@ -128,38 +144,40 @@ class Trainer:
         self._each("on_train_end")
 
     def stop_if_asked(self) -> None:
-        """Ends training, saved, if any worker has had a signal; collective.
+        """Save and end training if any worker has had a signal. Collective.
 
         Raises:
-            Stopped: one had.
+            Stopped: a worker had one.
         """
         # Not kept in stop_signal: a signal that comes in this very moment would be overwritten.
         stop = self.collectives.agree_on_signal(self.stop_signal)
         if stop:
-            self._checkpoint()
-            self._each("on_stop")
+            self._checkpoint("on_checkpoint", "on_stop")
             raise Stopped(stop)
 
     def write(self, action: Callable[[], None]) -> bool:
-        """Calls `action`, which writes a file of the run, and returns whether it could; `train.on_write_error` says
-        what becomes of the run if it could not.
+        """Call `action`, which writes a file of the run, and return whether it could.
 
         Raises:
-            WriteError: it could not, and the run is to stop.
+            WriteError: it could not, and `train.on_write_error` is "stop".
         """
         try:
             action()
         except WriteError as error:
             if self.experiment.config.train.on_write_error == "stop":
-                raise WriteError(
-                    f"{error}; mend that and go on with --resume: the last good files are untouched"
-                ) from error
-            cli.echo(f"warning: {error}; training goes on, and the last good files are untouched", sys.stderr)
+                raise WriteError(f"{error}; {self.advice()}") from error
+            echo(f"warning: {error}; training goes on, and the last good files are untouched", sys.stderr)
             return False
         return True
 
-    def save(self, path) -> None:
-        """Writes the checkpoint from which `resume` goes on as if nothing had happened."""
+    def advice(self) -> str:
+        """What to do after a file could not be written."""
+        if holds_run(Path(self.experiment.config.output_dir)):
+            return "fix that and continue with --resume: the last good files are untouched"
+        return "fix that and start again: nothing was saved yet"
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint from which `resume` continues as if nothing had happened."""
         scaler = self.experiment.scaler
         state = asdict(self.progress)
         state["steps_per_epoch"] = self.experiment.steps_per_epoch
@@ -177,9 +195,9 @@ class Trainer:
         )
 
     def resume(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Takes weights, optimizer, progress and the callbacks' arrays from one of our own checkpoints."""
+        """Take weights, optimizer, progress and the callbacks' arrays from one of our own checkpoints."""
         if checkpoint.state is None:
-            raise UserError(f"{checkpoint.path} holds weights alone and cannot be resumed; use --init_checkpoint")
+            raise UserError(f"{checkpoint.path} holds only weights and cannot be resumed; use --init_checkpoint")
         state = dict(checkpoint.state)
         state.pop("workers", None)
         steps = state.pop("steps_per_epoch")
@@ -197,53 +215,89 @@ class Trainer:
             counter.set_data(type(counter)(np.array(scaler[1], counter.asnumpy().dtype)))
         self.progress = Progress(**state)
         self.extra = dict(checkpoint.extra)
+        own = self.extra.pop(self.WORKERS, None)
+        if own is not None and len(own) == self.collectives.size:
+            self._set_own(own[self.collectives.rank])
 
     def _epoch(self) -> None:
-        experiment, progress = self.experiment, self.progress
+        progress = self.progress
         self._each("on_epoch_begin")
-        self.step.set_train()
-        if progress.step < experiment.steps_per_epoch:
-            for result in self._results():
-                self.averaged = False
-                self._account(result)
-                self._each("on_step_end", result)
-                self.stop_if_asked()
-                every = experiment.config.train.save_every_steps
-                if every and progress.step // every > (progress.step - result.steps) // every:
-                    self._checkpoint()
+        self._steps()
         self.heartbeat.note("averaging statistics", f" of epoch {progress.epoch + 1}", waiting=True)
         self._average()
         self._require_the_same_state(f"after epoch {progress.epoch + 1}")
+        self._require_finite()
         metrics = self._metrics()
         self._each("on_epoch_trained", metrics)
+        progress.history.append(metrics)
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.loss_sum = progress.grad_norm_sum = 0.0
         progress.skipped = progress.replaced = 0
+        self.extra.clear()
         self._save("on_epoch_end", metrics)
 
-    def _checkpoint(self) -> None:
-        """Saves inside an epoch."""
-        self._average()
-        self._save("on_checkpoint")
+    def _steps(self) -> None:
+        """Take the rest of the epoch's steps."""
+        experiment, progress = self.experiment, self.progress
+        every = experiment.config.train.save_every_steps
+        self.step.set_train()
+        if progress.step == experiment.steps_per_epoch:  # stopped in the evaluation
+            return
+        for result in self._results():
+            self.averaged = self.collectives.size == 1
+            self._account(result)
+            self._each("on_step_end", result)
+            self.stop_if_asked()
+            if every and progress.step // every > (progress.step - result.steps) // every:
+                self._checkpoint("on_checkpoint")
+
+    def _checkpoint(self, *moments: str) -> None:
+        """Save inside an epoch, at these moments. The file has the means over the workers, so that it can be evaluated,
+        and each worker's own values, with which training continues here and after `resume`: saving does not change
+        the run."""
+        own = None
+        if not self.averaged:
+            own = np.append(get_statistics(self.experiment.network), self.progress.loss_sum)
+            self.extra[self.WORKERS] = self.collectives.gather(own)
+            self._average()
+        self._require_finite()
+        for moment in moments:
+            self._save(moment)
+        if own is not None:
+            del self.extra[self.WORKERS]
+            self._set_own(own)
+
+    def _set_own(self, own: np.ndarray) -> None:
+        """Set this worker's moving statistics, and its sum of losses in the current epoch."""
+        set_statistics(self.experiment.network, own[:-1])
+        self.progress.loss_sum = float(own[-1])
+        self.averaged = False
 
     def _average(self) -> None:
-        """Makes moving statistics and this epoch's loss those of all workers' images, once after the steps under way:
-        one worker's file is what all go on from, and without the mean the others' would be lost."""
+        """Set moving statistics and the epoch's loss to the means over the workers, which saw different images."""
         if self.averaged:
             return
         self.collectives.average_statistics(self.experiment.network)
         self.progress.loss_sum = float(self.collectives.gather([self.progress.loss_sum]).mean())
         self.averaged = True
 
+    def _require_finite(self) -> None:
+        """Diverged, on all workers, if a weight, a moving statistic or the optimizer's state is not finite on one. It
+        can be so while the loss is finite: the sign of a NaN is -1."""
+        state = self._state()
+        bad = next((place for place, value in enumerate(state, 1) if not np.isfinite(value.asnumpy()).all()), 0)
+        if place := int(self.collectives.gather([bad]).max()):
+            raise Diverged(self._divergence(f"{state[place - 1].name}", self.progress.step))
+
     def _save(self, moment: str, *arguments) -> None:
-        """A moment at which worker 0 writes files, and the others wait for it."""
+        """Let the callbacks of worker 0 write files, while the others wait."""
         self.heartbeat.note("saving", waiting=self.collectives.rank > 0, seconds=SAVING_SECONDS)
         self._each(moment, *arguments)
         self.heartbeat.note("waiting for worker 0 to save", waiting=True, seconds=SAVING_SECONDS)
         self.collectives.wait()
 
     def _require_the_same(self, what: str, content: Any) -> None:
-        """UserError, on all workers, if one was started with another config, or has other data, than the rest."""
+        """UserError, on all workers, if one has another config or other data than the rest."""
         outliers = self.collectives.outliers(zlib.crc32(json.dumps(content).encode()))
         if outliers:
             raise UserError(
@@ -252,11 +306,11 @@ class Trainer:
 
     def _require_the_same_state(self, when: str) -> None:
         """UserError, on all workers, if one differs from the rest in weights, moving statistics, the optimizer or its
-        place in the schedules: it no longer trains the same network."""
-        progress, experiment = self.progress, self.experiment
-        scheduled = [np.float32(self.schedule(name)).item() for name in experiment.tables]
+        place in the schedules: it no longer trains the same network. Until they are averaged, statistics may differ."""
+        progress = self.progress
+        scheduled = [np.float32(self.schedule(name)).item() for name in self.experiment.tables]
         place = [progress.epoch, progress.step, *scheduled]
-        state = [*experiment.network.get_parameters(), *checkpoints.optimizer_state(experiment.optimizer)]
+        state = [parameter for parameter in self._state() if self.averaged or not is_statistic(parameter)]
         outliers = self.collectives.outliers(zlib.crc32(repr(place).encode(), checksum(state)))
         if outliers:
             raise UserError(
@@ -264,11 +318,16 @@ class Trainer:
                 "for other versions or a broken device there, and resume from the last checkpoint"
             )
 
+    def _state(self) -> list[Parameter]:
+        """Weights, moving statistics and the optimizer's state."""
+        experiment = self.experiment
+        return [*experiment.network.get_parameters(), *checkpoints.optimizer_state(experiment.optimizer)]
+
     def _named(self, ranks: list[int]) -> str:
         return f"worker {', '.join(map(str, ranks))} of {self.collectives.size}"
 
     def _results(self) -> Iterator[StepResult]:
-        """Takes the rest of the epoch's steps."""
+        """The results of the epoch's remaining steps, each taken when it is asked for."""
         data, sink_size = self.experiment.data, self.experiment.config.train.sink_size
         rest = self.progress.epoch, self.progress.step, self.experiment.steps_per_epoch
         if sink_size is None:
@@ -276,8 +335,8 @@ class Trainer:
         return self._noted(sink.results(self.step, data.train_pipeline(*rest), rest[2] - rest[1], sink_size))
 
     def _noted(self, steps: Iterable) -> Iterator:
-        """The same, told to the launcher: getting the next one may take long by itself, what is done with it because
-        of the others."""
+        """The same steps, and notes for the launcher: getting the next one depends on this worker only, what is done
+        with it on the others too."""
         kind = "reading images" if self.experiment.config.train.sink_size is None else "steps"
         where = f" of epoch {self.progress.epoch + 1}"
         self.heartbeat.note(kind, where, waiting=kind == "steps")
@@ -293,15 +352,18 @@ class Trainer:
         progress.loss_sum += result.loss_sum
         progress.grad_norm_sum += result.grad_norm_sum
         if result.broken:
-            number = progress.epoch * self.experiment.steps_per_epoch + progress.step + 1
-            raise Diverged(
-                f"the {result.broken} is no finite number at step {number} (epoch {progress.epoch + 1}, step "
-                f"{progress.step + 1}): lower optimizer.lr or resume from the last checkpoint with another "
-                "recipe"
-            )
+            raise Diverged(self._divergence(f"the {result.broken}", progress.step + 1))
+
+    def _divergence(self, what: str, step: int) -> str:
+        """A sentence; `step` is the number in the epoch, from 1."""
+        epoch = self.progress.epoch
+        return (
+            f"{what} is not finite at step {epoch * self.experiment.steps_per_epoch + step} (epoch {epoch + 1}, step "
+            f"{step}): start again with a lower optimizer.lr, perhaps from the last good weights (--init_checkpoint)"
+        )
 
     def _metrics(self) -> dict[str, Any]:
-        """The epoch's own metrics; learning rate and schedules are those of its last step."""
+        """The trainer's own metrics of the epoch; learning rate and schedules are those of its last step."""
         progress = self.progress
         scheduled = {name: self.schedule(name, last=True) for name in self.experiment.tables}
         applied = progress.step - progress.skipped

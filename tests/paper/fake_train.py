@@ -38,7 +38,7 @@ def stop(number: int, frame) -> None:
 
 signal.signal(signal.SIGTERM, stop)
 if behaviour == "fail":
-    print("error: the loss is no finite number")
+    print("error: the loss is not finite")
     sys.exit(2)
 if behaviour == "crash after saving":
     save(1)

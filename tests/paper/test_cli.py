@@ -104,7 +104,7 @@ def test_a_failed_run_does_not_lose_the_others_and_is_tried_again(stand_in, tmp_
     assert "2 of 3 runs failed" in capsys.readouterr().err
     assert [row["runs"] for row in table(output)] == ["0", "0", "1"]
     page = (output / "table2.md").read_text()
-    assert "failed, seed 0: the loss is no finite number (see " in page
+    assert "failed, seed 0: the loss is not finite (see " in page
     assert "failed, seed 0: killed by signal 9" in page
     behave(stand_in)
     calls(stand_in)

@@ -3,6 +3,7 @@
 python failing_worker.py WAY RANK RUN_FOLDER        under msrun; WAY is one of `WAYS`
 """
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ RECIPE = "--network.binary false --data.batch_size 4 --steps_per_epoch 3 --epoch
 
 
 def differ(rank: int) -> None:
-    """Its first weight is another one from the second epoch on; before the first step MindSpore makes all the same."""
+    """Its first weight changes at the start of the second epoch."""
     from src.training import callbacks
 
     class Throughput(callbacks.Throughput):
@@ -46,7 +47,20 @@ def hang(rank: int) -> None:
     Dataset.train = hanging
 
 
-WAYS = {"differ": differ, "hang": hang}
+def stop(rank: int) -> None:
+    """It gets SIGTERM after the second step."""
+    from src.training import callbacks
+
+    class Throughput(callbacks.Throughput):
+        def on_step_end(self, trainer, result) -> None:
+            super().on_step_end(trainer, result)
+            if (trainer.collectives.rank, trainer.progress.epoch, trainer.progress.step) == (rank, 0, 2):
+                signal.raise_signal(signal.SIGTERM)
+
+    callbacks.Throughput = Throughput
+
+
+WAYS = {"differ": differ, "hang": hang, "stop": stop}
 
 if __name__ == "__main__":
     runtime.prepare_environment()

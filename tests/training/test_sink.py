@@ -226,7 +226,7 @@ def test_a_broken_step_is_named_by_its_own_number(queue):
     """The host learns of it at the end of the sink, and the weights are those before it."""
     trainer = trainer_of(4, Watch())
     spoil_third_batch(trainer)
-    with pytest.raises(Diverged, match=r"the loss is no finite number at step 3 \(epoch 1, step 3\)"):
+    with pytest.raises(Diverged, match=r"the loss is not finite at step 3 \(epoch 1, step 3\)"):
         trainer.fit()
     assert np.isfinite(final(trainer)).all()
     assert trainer.experiment.optimizer.global_step.asnumpy() == 2

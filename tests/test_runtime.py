@@ -1,0 +1,36 @@
+"""What is recorded of a run's circumstances."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from src.runtime import git_commit
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+    done = subprocess.run(["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_that_of_a_repository_of_our_own(tmp_path, monkeypatch):
+    tmp_path = tmp_path.resolve()
+    assert git_commit(tmp_path) == "unknown"
+    git(tmp_path, "init", "-q")
+    assert git_commit(tmp_path) == "unknown"  # nothing is committed yet
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/file.py").write_text("1\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "First")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "untracked").touch()
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert git_commit(tmp_path) == commit
+    (tmp_path / "src/file.py").write_text("2\n")
+    assert git_commit(tmp_path) == f"{commit} (dirty)"
+    assert git_commit(tmp_path / "src") == "unknown"  # installed inside a repository of somebody else
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit(tmp_path) == "unknown"  # without git
