@@ -4,7 +4,6 @@ This module imports no MindSpore.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,4 +26,4 @@ def run_export_job(request: dict[str, Any], traceback: bool = False) -> int:
     """
     root = Path(__file__).resolve().parents[2]  # holds this package, whatever it is called there
     words = [sys.executable, "-c", START, str(root), f"{__package__}.export_job", json.dumps(request)]
-    return subprocess.run([*words, *(["--traceback"] if traceback else [])], env=dict(os.environ)).returncode
+    return subprocess.run([*words, *(["--traceback"] if traceback else [])]).returncode
