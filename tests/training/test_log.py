@@ -59,7 +59,11 @@ def test_a_fault_of_the_program_is_logged_with_its_traceback(tmp_path):
 
 
 def test_neither_a_lost_terminal_nor_a_lost_log_ends_a_run(tmp_path, monkeypatch):
+    terminal = (tmp_path / "terminal").open("w")
+
     class Gone:
+        fileno = terminal.fileno
+
         def write(self, *text):
             raise OSError(errno.EIO, "Input/output error")
 
