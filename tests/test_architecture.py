@@ -187,10 +187,8 @@ def test_nothing_acts_at_import():
 
 
 def test_a_call_at_import_is_found():
-    acting = "import logging\nif True:\n    logging.basicConfig()\nif __name__ == '__main__':\n    main()\n"
-    assert [ast.unparse(node) for node in statements_that_act(ast.parse(acting).body, set())] == [
-        "logging.basicConfig()"
-    ]
+    module = ast.parse("import logging\nif True:\n    logging.basicConfig()\nif __name__ == '__main__':\n    main()\n")
+    assert [ast.unparse(node) for node in statements_that_act(module.body, set())] == ["logging.basicConfig()"]
 
 
 def test_the_wheel_has_every_folder_but_paper_and_launch():
