@@ -4,7 +4,9 @@ are binary, two linear layers of 4096 among them.
 Initialisation: convolutions and the binary linear layers as `weight_init` says; the last linear layer MindSpore's own;
 batch norm gamma 1, beta 0.
 
-Source: Zhou et al., "DoReFa-Net", 2016, and its public code. The FDA-BNN paper names the network alone.
+Source: Zhou et al., "DoReFa-Net", 2016, and its public code, tensorpack's examples/DoReFa-Net/alexnet-dorefa.py. The
+bias that its first linear layer has there is left out: the batch norm behind it takes any bias out again. The FDA-BNN
+paper only names the network.
 """
 
 from mindspore import nn
@@ -46,13 +48,21 @@ class AlexNet(nn.Cell):
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
         # DoReFa clips to [0, 1] before it quantizes to k bits, and has ReLU at 32 bits. A sign after either of them
-        # would be the same, with the gradient of all negative values gone: here the sign stands alone, and ReLU is the
-        # twin's.
+        # would be the same, with the gradient of all negative values gone: so only the full-precision
+        # baseline has ReLU here.
         activation = nn.Identity if binarization.binary else nn.ReLU
+        # No batch norm follows the first convolution, so it has a bias, as in the public code; that starts at 0.
         self.conv1 = nn.Conv2d(
-            in_channels, FIRST, 12, 4, pad_mode="valid", weight_init=create_weight_init(binarization.weight_init)
+            in_channels,
+            FIRST,
+            12,
+            4,
+            pad_mode="valid",
+            has_bias=True,
+            weight_init=create_weight_init(binarization.weight_init),
+            bias_init="zeros",
         )
-        self.activation1 = activation()  # and no batch norm before it
+        self.activation1 = activation()
         layers, channels = [], FIRST
         for out_channels, kernel_size, groups, pool in CONVOLUTIONS:
             conv = binarization.conv(channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)

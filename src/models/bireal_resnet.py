@@ -1,18 +1,18 @@
 """ResNet-18 and ResNet-34 as Bi-Real Net builds them, a shortcut around every binary convolution, with PReLU.
 
-`resnet18` and `resnet34` are for ImageNet; `resnet18_cifar` differs in its stem alone. Full precision: the stem, the
+`resnet18` and `resnet34` are for ImageNet; `resnet18_cifar` differs only in its stem. Full precision: the stem, the
 1x1 convolutions of the down-sampling shortcuts, the linear layer. Initialisation: all convolutions as `weight_init`
 says; the linear layer MindSpore's own; slopes 0.25; batch norm gamma 1, beta 0.
 
 Source: Liu et al., "Bi-Real Net", ECCV 2018, and its public code. The FDA-BNN paper says Bi-Real shortcuts and PReLU;
-what it leaves open is decided where it stands.
+comments below give our choice where it says no more.
 """
 
 from mindspore import nn, ops
 
 from ..binary import Binarization, SharedSlopePReLU
 from ..binary.layers import create_weight_init
-from ..binary.validation import require
+from ..binary.validation import lookup, require
 from .registry import register, require_size
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of the first block
@@ -20,6 +20,31 @@ STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of the f
 SMALL_IMAGES = (32, 8)
 LARGE_IMAGES = (224, 32)
 DEPTHS = {18: (4, 4, 4, 4), 34: (6, 8, 12, 6)}  # binary convolutions of each stage
+
+
+class PaddedMaxPool(nn.Cell):
+    """3x3 max-pool of stride 2, the image padded by 1 on all sides with -infinity: Bi-Real's. (N, C, H, W), H and W
+    even, to (N, C, H/2, W/2).
+
+    For even sizes the padding below and on the right is never read, and the one above and on the left is the same as
+    repeating the first row and column: a maximum does not change by a value that it has already. MindSpore's pool with
+    a padding of its own does not export to ONNX; these operations do.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(3, 2, pad_mode="valid")
+        self.concat_rows = ops.Concat(2)
+        self.concat_columns = ops.Concat(3)
+
+    def construct(self, x):
+        x = self.concat_rows((x[:, :, :1], x))
+        x = self.concat_columns((x[:, :, :, :1], x))
+        return self.pool(x)
+
+
+# "same" pads below and on the right only: the pool of this project's checkpoints without a format number.
+STEM_POOLS = {"padded": PaddedMaxPool, "same": lambda: nn.MaxPool2d(3, 2, pad_mode="same")}
 
 
 def full_precision_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, init: str) -> nn.Conv2d:
@@ -41,8 +66,9 @@ class Block(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int, stride: int, binarization: Binarization, prelu: bool):
         super().__init__()
         self.conv = binarization.conv(in_channels, out_channels, 3, stride, padding=1)
-        # The paper says neither where PReLU stands nor what shares a slope. As in the released ResNet-20: after the
-        # convolution, one slope. Bi-Real Net has no activation but the sign; its twin gets ReLU, else it were linear.
+        # The paper says neither where PReLU is nor what shares a slope. As in the released ResNet-20: after the
+        # convolution, one slope. Bi-Real Net has no activation but the sign; its full-precision
+        # baseline gets ReLU, or it would be linear.
         self.activation = SharedSlopePReLU() if prelu else nn.Identity() if binarization.binary else nn.ReLU()
         self.bn = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.SequentialCell()
@@ -65,9 +91,10 @@ class BiRealResNet(nn.Cell):
         small_images (bool): a 3x3 stem of stride 1 without pool, for 32x32; else 7x7 of stride 2 and a max-pool, for
             224x224. H and W are multiples of 8, or of 32 with the pool.
         prelu (bool): False: no activation but the sign, as Bi-Real Net has it.
+        stem_pool: name of the pool in a stem that has one, in `STEM_POOLS`.
 
     Raises:
-        ValueError: prelu is no bool; images of another size.
+        ValueError: prelu is no bool; an unknown stem_pool; images of another size.
     """
 
     def __init__(
@@ -78,6 +105,7 @@ class BiRealResNet(nn.Cell):
         depths: tuple[int, ...],
         small_images: bool,
         prelu: bool,
+        stem_pool: str = "padded",
     ):
         require(isinstance(prelu, bool), "prelu", prelu, "true or false")
         super().__init__()
@@ -86,9 +114,8 @@ class BiRealResNet(nn.Cell):
         kernel_size, stride = (3, 1) if small_images else (7, 2)
         self.conv1 = full_precision_conv(in_channels, channels, kernel_size, stride, binarization.weight_init)
         self.bn1 = nn.BatchNorm2d(channels)
-        # No activation in the stem, as in Bi-Real's public code. Its pool pads on each side, "same" below and on the
-        # right alone: MindSpore's pool with a padding of one's own does not export to ONNX.
-        self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, pad_mode="same")
+        # No activation in the stem, as in Bi-Real's public code.
+        self.pool = nn.Identity() if small_images else lookup("stem pool", STEM_POOLS, stem_pool)()
         for number, ((out_channels, stride), depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
             blocks = []
             for block_stride in (stride, *(depth - 1) * (1,)):
@@ -106,13 +133,17 @@ class BiRealResNet(nn.Cell):
 
 
 @register(image_size=LARGE_IMAGES[0], size_multiple=LARGE_IMAGES[1], num_classes=1000)
-def resnet18(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
-    return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[18], False, prelu)
+def resnet18(
+    num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True, stem_pool: str = "padded"
+) -> BiRealResNet:
+    return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[18], False, prelu, stem_pool)
 
 
 @register(image_size=LARGE_IMAGES[0], size_multiple=LARGE_IMAGES[1], num_classes=1000)
-def resnet34(num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True) -> BiRealResNet:
-    return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[34], False, prelu)
+def resnet34(
+    num_classes: int, in_channels: int, binarization: Binarization, prelu: bool = True, stem_pool: str = "padded"
+) -> BiRealResNet:
+    return BiRealResNet(num_classes, in_channels, binarization, DEPTHS[34], False, prelu, stem_pool)
 
 
 @register(image_size=SMALL_IMAGES[0], size_multiple=SMALL_IMAGES[1], num_classes=10)

@@ -5,7 +5,7 @@ Initialisation: convolutions, binary ones included, as `weight_init` says; the l
 gamma 1, beta 0.
 
 Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
-2020, and its public code. The FDA-BNN paper names the network alone.
+2020, and its public code. The FDA-BNN paper only names the network.
 """
 
 from mindspore import nn
@@ -29,8 +29,8 @@ class Layer(nn.Cell):
         self.pool = nn.MaxPool2d(2, 2) if pool else nn.Identity()
         self.bn = nn.BatchNorm2d(channels)
         # Changes no sign, but stops the gradient where |t| > 1, whatever the estimator does there: of the side lobes of
-        # the Fourier gradient, activations meet a part of the first alone, and that from n = 15 on. In the fp32 twin it
-        # is the activation, as in IR-Net's code.
+        # the Fourier gradient, activations meet only a part of the first, from n = 15 on. In the full-precision
+        # baseline it is the activation, as in IR-Net's code.
         self.activation = nn.Hardtanh()
 
     def construct(self, x):

@@ -6,7 +6,7 @@ import pytest
 
 from src.binary import Binarization
 from src.models import create_model
-from src.models.bireal_resnet import BiRealResNet
+from src.models.bireal_resnet import STEM_POOLS, BiRealResNet
 from tests.helpers import network_checks as checks
 from tests.helpers import oracles
 
@@ -15,6 +15,34 @@ DEPTHS = {"resnet18": (4, 4, 4, 4), "resnet34": (6, 8, 12, 6), "resnet18_cifar":
 STRIDED = {"layer2.0", "layer3.0", "layer4.0"}  # the blocks with a down-sampling shortcut
 SHORTCUTS = {f"{block}.shortcut.1" for block in STRIDED}
 every_network = pytest.mark.parametrize("name", DEPTHS)
+
+
+# Written down once from the public code, github.com/liuzechun/Bi-Real-net, commit f58aa4d, file
+# pytorch_implementation/BiReal18_34/birealnet.py, run with PyTorch 2.13 in float64.
+PUBLIC_PARAMETERS = {"resnet18": 11_689_512, "resnet34": 21_797_672}  # of birealnet18() and birealnet34(): 1000 classes
+PUBLIC_STAGES = {  # outputs for an image of 224x224, of both
+    "conv1": (64, 112, 112),
+    "pool": (64, 56, 56),
+    "layer1": (64, 56, 56),
+    "layer2": (128, 28, 28),
+    "layer3": (256, 14, 14),
+    "layer4": (512, 7, 7),
+}
+# birealnet18(num_classes=10) in evaluation with the weights and images of `test_logits_are_those_of_the_public_code`.
+PUBLIC_LOGITS = [
+    [1.03247, -1.924322, 1.547884, 0.365068, -1.942136, -2.918539, 1.816138, -0.720145, 1.239628, -0.660052],
+    [0.887683, -1.88598, 1.901056, 0.843659, -2.277528, -2.705274, 1.738792, -0.340272, 1.112671, -0.938612],
+]
+# torch.nn.functional.max_pool2d(image, kernel_size=3, stride=2, padding=1).
+POOL_IMAGE = [
+    [3, -1, 4, -1, -5, 9],
+    [-2, -6, -5, -3, -5, -8],
+    [-9, -7, -9, -3, -2, -3],
+    [-8, -4, -6, -2, -6, -4],
+    [-3, -3, -8, -3, -2, -7],
+    [-9, -5, -4, -2, -8, -8],
+]
+POOLED = [[3, 4, 9], [-2, -2, -2], [-3, -2, -2]]
 
 
 def blocks(name: str) -> list[str]:
@@ -54,7 +82,8 @@ class Oracle(checks.NumpyNetwork):
             x = self.batch_norm("bn1", oracles.conv2d(x, self.weights["conv1.weight"], 1, 1))
         else:
             x = self.batch_norm("bn1", oracles.conv2d(x, self.weights["conv1.weight"], 2, 3))
-            x = checks.max_pool(x, 3, 2, same=True)
+            x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+            x = checks.max_pool(x, 3, 2)
         for block in blocks(self.name):
             x = self.block(block, x) + self.shortcut(block, x)
         return self.linear(x.mean((2, 3)))
@@ -81,10 +110,10 @@ class Oracle(checks.NumpyNetwork):
         pytest.param("resnet18_cifar", 32, True, True, ms.GRAPH_MODE, id="cifar binary-graph", marks=pytest.mark.slow),
         pytest.param("resnet18_cifar", 32, True, True, ms.PYNATIVE_MODE, id="cifar binary-pynative"),
         pytest.param("resnet18_cifar", 32, True, False, ms.PYNATIVE_MODE, id="cifar binary, no slopes"),
-        pytest.param("resnet18_cifar", 32, False, True, ms.PYNATIVE_MODE, id="cifar twin", marks=pytest.mark.slow),
-        pytest.param("resnet18_cifar", 32, False, False, ms.PYNATIVE_MODE, id="cifar twin, ReLU"),
+        pytest.param("resnet18_cifar", 32, False, True, ms.PYNATIVE_MODE, id="cifar full precision", marks=pytest.mark.slow),
+        pytest.param("resnet18_cifar", 32, False, False, ms.PYNATIVE_MODE, id="cifar full precision, ReLU"),
         pytest.param("resnet18", 64, True, True, ms.PYNATIVE_MODE, id="18 binary-pynative"),
-        pytest.param("resnet18", 96, False, True, ms.PYNATIVE_MODE, id="18 twin", marks=pytest.mark.slow),
+        pytest.param("resnet18", 96, False, True, ms.PYNATIVE_MODE, id="18 full precision", marks=pytest.mark.slow),
         pytest.param("resnet34", 64, True, True, ms.PYNATIVE_MODE, id="34 binary-pynative", marks=pytest.mark.slow),
     ],
 )
@@ -101,13 +130,65 @@ def test_logits_against_numpy(name, size, binary, prelu, execution):
     checks.assert_logits(network, Oracle(name, weights, binary, prelu), x, execution)
 
 
+def test_logits_are_those_of_the_public_code():
+    weights = checks.random_weights(layout("resnet18", prelu=False), np.random.default_rng(0))
+    x = np.random.default_rng(1).normal(size=(2, 3, 64, 64)).astype(np.float32)
+    binarization = Binarization("approx_sign", weight_quantizer="xnor", noise_adaptation=False)
+    network = create_model("resnet18", 10, binarization=binarization, options={"prelu": False})
+    checks.put(network, weights)
+    np.testing.assert_allclose(checks.run(network, x), PUBLIC_LOGITS, atol=2e-3)  # a sign or two near 0 may differ
+
+
+@pytest.mark.parametrize("name", PUBLIC_PARAMETERS)
+def test_parameters_are_as_many_as_in_the_public_code(name):
+    network = create_model(name, binarization=Binarization(noise_adaptation=False), options={"prelu": False})
+    assert checks.trainable_size(network) == PUBLIC_PARAMETERS[name]
+
+
+def test_stages_have_the_shapes_of_the_public_code():
+    network = create_model("resnet18", 10, binarization=Binarization.full_precision())
+    shapes = {}
+    for stage in PUBLIC_STAGES:
+        cell = getattr(network, stage)
+        cell.register_forward_hook(lambda cell, x, y, stage=stage: shapes.update({stage: tuple(y.shape[1:])}))
+    checks.run(network, np.zeros((1, 3, 224, 224), np.float32))
+    assert shapes == PUBLIC_STAGES
+
+
+def test_the_stem_pools_as_the_public_code(mode):
+    image = ms.Tensor(POOL_IMAGE, ms.float32)[None, None]
+    network = create_model("resnet18", binarization=Binarization.full_precision())
+    np.testing.assert_array_equal(network.pool(image).asnumpy()[0, 0], POOLED)
+
+
+def test_the_stem_pool_of_older_checkpoints_is_an_option():
+    """It pads below and on the right only."""
+    image = ms.Tensor(POOL_IMAGE, ms.float32)[None, None]
+    network = create_model("resnet34", binarization=Binarization.full_precision(), options={"stem_pool": "same"})
+    np.testing.assert_array_equal(network.pool(image).asnumpy()[0, 0], [[4, 4, 9], [-3, -2, -2], [-3, -2, -2]])
+
+
+@pytest.mark.parametrize("pool", STEM_POOLS)
+def test_the_gradient_of_the_stem_pool_goes_to_each_maximum(mode, pool):
+    """Every window gives its gradient to one value of the image, also a window on the edge."""
+    image = ms.Tensor(np.random.default_rng(0).normal(size=(2, 3, 8, 6)), ms.float32)
+    gradient = ms.grad(STEM_POOLS[pool]())(image).asnumpy()  # of the sum of its outputs
+    assert gradient.sum() == 2 * 3 * 4 * 3
+    assert (gradient >= 0).all()
+
+
+def test_an_unknown_stem_pool_is_refused():
+    with pytest.raises(ValueError, match="unknown stem pool 'sane'.*did you mean 'same'.*padded"):
+        create_model("resnet18", options={"stem_pool": "sane"})
+
+
 @every_network
 def test_names_and_shapes_are_those_of_the_layout(name):
     assert checks.shapes(create_model(name, 10, binarization=Binarization(noise_adaptation=False))) == layout(name)
 
 
 @every_network
-def test_the_twin_has_the_same_parameters(name):
+def test_the_full_precision_baseline_has_the_same_parameters(name):
     assert checks.shapes(create_model(name, 10, binarization=Binarization.full_precision())) == layout(name)
 
 
@@ -153,7 +234,7 @@ def test_resnet34_has_this_many_parameters():
     assert checks.trainable_size(network) == binary + stem + batch_norms + shortcuts + linear + 32 == 21_797_704
 
 
-def test_the_cifar_network_differs_in_its_stem_alone():
+def test_the_cifar_network_differs_only_in_its_stem():
     expected = {**layout("resnet18"), "conv1.weight": (64, 3, 3, 3)}
     assert (
         checks.shapes(create_model("resnet18_cifar", 10, binarization=Binarization(noise_adaptation=False))) == expected
@@ -169,7 +250,7 @@ def test_the_3x3_convolutions_of_the_blocks_are_binary(name):
     assert checks.shapes(network).keys() - layout(name).keys() == checks.noise_names(binary_names(name))
 
 
-def test_no_layer_of_the_twin_is_binary():
+def test_no_layer_of_the_full_precision_baseline_is_binary():
     assert checks.binary_layers(create_model("resnet18", 10, binarization=Binarization.full_precision())) == set()
 
 

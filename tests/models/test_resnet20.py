@@ -90,7 +90,7 @@ def put(network: nn.Cell, weights: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("binary", "execution"),
     [(True, ms.GRAPH_MODE), (True, ms.PYNATIVE_MODE), (False, ms.PYNATIVE_MODE)],
-    ids=["binary-graph", "binary-pynative", "fp32 twin"],
+    ids=["binary-graph", "binary-pynative", "full precision"],
 )
 def test_logits_against_numpy(binary, execution):
     generator = np.random.default_rng(1)
@@ -118,16 +118,16 @@ def test_names_and_shapes_are_those_of_the_release():
     assert sum(parameter.size for parameter in network.trainable_params()) == 269_740
 
 
-def test_noise_modules_add_their_own_parameters_alone():
+def test_noise_modules_add_their_own_parameters_only():
     network = create_model("resnet20")
     added = {parameter.name for parameter in network.get_parameters()} - set(released_shapes())
     assert all(".noise." in name for name in added)
     assert len(added) == 18 * 4  # two modules of two matrices a binary convolution
 
 
-def test_the_twin_has_the_same_parameters():
-    twin = create_model("resnet20", binarization=Binarization.full_precision())
-    assert {parameter.name: tuple(parameter.shape) for parameter in twin.get_parameters()} == released_shapes()
+def test_the_full_precision_baseline_has_the_same_parameters():
+    baseline = create_model("resnet20", binarization=Binarization.full_precision())
+    assert {parameter.name: tuple(parameter.shape) for parameter in baseline.get_parameters()} == released_shapes()
 
 
 def test_num_classes_and_in_channels():

@@ -38,7 +38,7 @@ class Oracle(checks.NumpyNetwork):
 @pytest.mark.parametrize(
     ("binary", "execution"),
     [(True, ms.GRAPH_MODE), (True, ms.PYNATIVE_MODE), (False, ms.PYNATIVE_MODE)],
-    ids=["binary-graph", "binary-pynative", "fp32 twin"],
+    ids=["binary-graph", "binary-pynative", "full precision"],
 )
 def test_logits_against_numpy(binary, execution):
     generator = np.random.default_rng(0)
@@ -62,11 +62,11 @@ def test_parameters_are_those_of_the_layout():
     assert checks.trainable_size(network) == binary + full == 4_660_106
 
 
-def test_the_twin_has_the_same_parameters():
+def test_the_full_precision_baseline_has_the_same_parameters():
     assert checks.shapes(create_model("vgg_small", binarization=Binarization.full_precision())) == layout()
 
 
-def test_noise_modules_add_their_own_parameters_alone():
+def test_noise_modules_add_their_own_parameters_only():
     assert checks.shapes(create_model("vgg_small")).keys() - layout().keys() == checks.noise_names(BINARY)
 
 
