@@ -115,6 +115,7 @@ class NoiseSection(Section):
     eta: Text
     amplitude: Number
     reduction: Positive
+    init: Text
     in_forward: Flag
 
 

@@ -1,20 +1,28 @@
-"""The noise adaptation module: a small trainable term beside the sine module's gradient, annealed away.
+"""The noise adaptation module: a small trainable term added to sign, which is annealed away.
 
 Xu et al., NeurIPS 2021, Eq. 12-17: e(t) = ReLU(t W1) W2 + eta(t), added as z = sign(t) + alpha e(t) with alpha falling
 to 0 over training. What the paper leaves open and this module decides: rows of t are filters (d = C_in k_h k_w) for a
 weight and positions (d = C_in) for an activation; the hidden width is max(1, d // k), since d // k alone is 0 for
-networks of 16 or 32 channels; W1 and W2 start from a normal distribution of mean 0 and standard deviation 0.01.
+networks of 16 or 32 channels. How W1 and W2 start is an option, see `NOISE_INITS`: it decides how large the trainable
+part is next to eta.
 """
+
+import math
 
 import mindspore as ms
 from mindspore import Parameter, ops
-from mindspore.common.initializer import Normal, initializer
+from mindspore.common.initializer import Normal, Uniform, initializer
 
 from .amp import NoAutoCast
 from .schedules import ScheduledValue
 from .validation import lookup, require_integer, require_number
 
 ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
+# How W1 and W2 start, by their fan in: d of W1, the hidden width of W2.
+NOISE_INITS = {
+    "normal": lambda fan_in: Normal(0.01),  # standard deviation 0.01
+    "uniform": lambda fan_in: Uniform(1 / math.sqrt(fan_in)),  # within +-1/sqrt(fan in), PyTorch's for a linear layer
+}
 
 
 class NoiseAdaptation(NoAutoCast):
@@ -25,6 +33,8 @@ class NoiseAdaptation(NoAutoCast):
         eta (str): "sine", "linear" or "none". Table 4 of the paper: sine is best.
         amplitude (float): a; the paper's best is 0.1.
         reduction (int): k; the paper's is 64.
+        init (str): how W1 and W2 start: "normal" or "uniform". The paper says zero-mean only; "uniform" is what the
+            public re-implementation has.
 
     Inputs:
         t: (rows, d), or (N, d, H, W), whose rows are the N H W positions.
@@ -33,20 +43,27 @@ class NoiseAdaptation(NoAutoCast):
         Tensor of the shape of t.
 
     Raises:
-        ValueError: an unknown eta; dimension or reduction no integer of at least 1; amplitude no finite number.
+        ValueError: an unknown eta or init; dimension or reduction no integer of at least 1; amplitude no finite number.
     """
 
-    def __init__(self, dimension: int, eta: str = "sine", amplitude: float = 0.1, reduction: int = 64):
+    def __init__(
+        self, dimension: int, eta: str = "sine", amplitude: float = 0.1, reduction: int = 64, init: str = "normal"
+    ):
         super().__init__()
         lookup("eta", ETAS, eta)
+        start = lookup("noise init", NOISE_INITS, init)
         require_integer("dimension", dimension, 1)
         require_integer("reduction", reduction, 1)
         require_number("amplitude", amplitude)
         hidden = max(1, dimension // reduction)
         self.eta = eta
         self.amplitude = amplitude
-        self.w1 = Parameter(initializer(Normal(0.01), (dimension, hidden), ms.float32))
-        self.w2 = Parameter(initializer(Normal(0.01), (hidden, dimension), ms.float32))
+        self.w1 = Parameter(initializer(start(dimension), (dimension, hidden), ms.float32))
+        self.w2 = Parameter(initializer(start(hidden), (hidden, dimension), ms.float32))
+
+    def extend_repr(self):
+        dimension, hidden = self.w1.shape
+        return f"dimension={dimension}, hidden={hidden}, eta={self.eta}, amplitude={self.amplitude}"
 
     def construct(self, t):
         w1, w2 = ops.cast(self.w1, t.dtype), ops.cast(self.w2, t.dtype)

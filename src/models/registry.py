@@ -9,9 +9,11 @@ from mindspore import nn
 
 from ..binary import Binarization
 from ..binary.validation import build, lookup, require, require_integer, require_options
+from .initialization import draw_by_name
 
 MAX_CLASSES = 100_000  # a last layer of gigabytes is a slip
 MAX_CHANNELS = 1024  # of the input image
+NETWORK_ARGUMENTS = ("num_classes", "in_channels", "binarization")  # what every `make` takes; the rest are its options
 MINDCV_CLASSES = 1000  # what mindcv.create_model passes on when its caller gives no num_classes
 
 
@@ -66,7 +68,7 @@ def create_model(
     options: Mapping[str, Any] | None = None,
     pretrained: bool = False,
 ) -> nn.Cell:
-    """The network called `name`, with fresh weights.
+    """The network called `name`, with fresh weights, each of which depends on `ms.set_seed` and its name only.
 
     Args:
         name: one of `NETWORKS`, for example "resnet20".
@@ -99,8 +101,9 @@ def create_model(
         "a Binarization, for example Binarization(estimator='fda') or Binarization.full_precision()",
     )
     require_options("options", options or {})
-    arguments = {"num_classes": num_classes, "in_channels": in_channels, "binarization": binarization}
-    return build("network", {name: network.make}, name, options or {}, arguments).set_train(False)
+    arguments = dict(zip(NETWORK_ARGUMENTS, (num_classes, in_channels, binarization), strict=True))
+    built = draw_by_name(lambda: build("network", {name: network.make}, name, options or {}, arguments))
+    return built.set_train(False)
 
 
 def takes_size(name: str, size: int) -> bool:

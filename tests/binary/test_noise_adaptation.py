@@ -157,3 +157,25 @@ def test_noise_has_no_effect_in_evaluation(mode):
     network.set_train(False)
     np.testing.assert_array_equal(network(x).asnumpy(), bare(x).asnumpy())
     assert np.abs(in_training - bare(x).asnumpy()).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("init", "deviations"),
+    [
+        ("normal", (0.01, 0.01)),
+        ("uniform", (1 / np.sqrt(3 * 1024), 1 / np.sqrt(3 * 16))),  # U(-b, b) has b/sqrt(3); b = 1/sqrt(fan in)
+    ],
+)
+def test_how_the_matrices_start(init, deviations):
+    module = NoiseAdaptation(1024, init=init)
+    for matrix, deviation in zip((module.w1, module.w2), deviations, strict=True):
+        array = matrix.asnumpy()
+        np.testing.assert_allclose(array.std(), deviation, rtol=0.03)
+        assert abs(array.mean()) < 3 * deviation / np.sqrt(array.size)
+        if init == "uniform":
+            assert np.abs(array).max() <= deviation * np.sqrt(3)
+
+
+def test_the_start_of_the_matrices_is_an_option_of_binarization():
+    layer = Binarization(noise_options={"init": "uniform"}).dense(128, 4)
+    assert layer.weight_quantizer.noise.adaptation.w1.asnumpy().std() > 0.03

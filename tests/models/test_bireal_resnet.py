@@ -110,7 +110,9 @@ class Oracle(checks.NumpyNetwork):
         pytest.param("resnet18_cifar", 32, True, True, ms.GRAPH_MODE, id="cifar binary-graph", marks=pytest.mark.slow),
         pytest.param("resnet18_cifar", 32, True, True, ms.PYNATIVE_MODE, id="cifar binary-pynative"),
         pytest.param("resnet18_cifar", 32, True, False, ms.PYNATIVE_MODE, id="cifar binary, no slopes"),
-        pytest.param("resnet18_cifar", 32, False, True, ms.PYNATIVE_MODE, id="cifar full precision", marks=pytest.mark.slow),
+        pytest.param(
+            "resnet18_cifar", 32, False, True, ms.PYNATIVE_MODE, id="cifar full precision", marks=pytest.mark.slow
+        ),
         pytest.param("resnet18_cifar", 32, False, False, ms.PYNATIVE_MODE, id="cifar full precision, ReLU"),
         pytest.param("resnet18", 64, True, True, ms.PYNATIVE_MODE, id="18 binary-pynative"),
         pytest.param("resnet18", 96, False, True, ms.PYNATIVE_MODE, id="18 full precision", marks=pytest.mark.slow),

@@ -1,4 +1,4 @@
-"""Networks by name: here, in mindcv's registry, and at MindSpore Hub's door."""
+"""Networks by name: here, in mindcv's registry, and through MindSpore Hub."""
 
 import mindcv
 import pytest
@@ -7,20 +7,21 @@ from mindspore import nn
 import mindspore_hub_conf
 from src.binary import Binarization
 from src.models import NETWORKS, create_model
+from src.models.registry import sizes_taken, takes_size
 
-DOORS = {
+ENTRY_POINTS = {
     "src": lambda **options: create_model("resnet20", **options),
     "mindcv": lambda **options: mindcv.create_model("fda_resnet20", **options),
     "hub": lambda **options: mindspore_hub_conf.create_network("resnet20", **options),
 }
-every_door = pytest.mark.parametrize("create", DOORS.values(), ids=DOORS)
+every_entry_point = pytest.mark.parametrize("create", ENTRY_POINTS.values(), ids=ENTRY_POINTS)
 
 
 def shapes(network: nn.Cell) -> dict[str, tuple[int, ...]]:
     return {parameter.name: tuple(parameter.shape) for parameter in network.get_parameters()}
 
 
-@every_door
+@every_entry_point
 def test_classes_channels_and_options_arrive(create):
     network = create(num_classes=7, in_channels=1, binarization=Binarization(noise_adaptation=False))
     assert shapes(network)["linear.weight"] == (7, 64)
@@ -28,7 +29,7 @@ def test_classes_channels_and_options_arrive(create):
     assert not any(".noise." in name for name in shapes(network))
 
 
-@every_door
+@every_entry_point
 def test_pretrained_weights_are_refused_plainly(create):
     with pytest.raises(ValueError, match="no pretrained weights for 'resnet20'.*train.py"):
         create(num_classes=10, pretrained=True)
@@ -36,6 +37,26 @@ def test_pretrained_weights_are_refused_plainly(create):
 
 def test_every_network_is_in_mindcvs_registry():
     assert {f"fda_{name}" for name in NETWORKS} <= set(mindcv.list_models("fda_*"))
+
+
+def test_without_a_number_a_network_has_the_classes_of_its_recipe():
+    baseline = Binarization.full_precision()
+    for create in (
+        create_model,
+        mindspore_hub_conf.create_network,
+        lambda n, **o: mindcv.create_model(f"fda_{n}", **o),
+    ):
+        for name, classes in (("resnet20", 10), ("resnet18", 1000)):
+            assert shapes(create(name, binarization=baseline))["linear.bias"] == (classes,)
+
+
+def test_sizes_are_known_without_building_a_network():
+    assert takes_size("resnet20", 33)
+    assert takes_size("resnet18_cifar", 40) and not takes_size("resnet18_cifar", 36)
+    assert takes_size("resnet18", 256) and not takes_size("resnet18", 40)
+    assert takes_size("alexnet", 224) and not takes_size("alexnet", 227)
+    sizes = [sizes_taken(name) for name in ("resnet20", "resnet18_cifar", "alexnet")]
+    assert sizes == ["any size", "multiples of 8", "only 224x224"]
 
 
 def test_a_new_network_is_in_evaluation_mode():
