@@ -1,4 +1,4 @@
-"""MindSpore Hub's door: builds a network by name."""
+"""Entry point of MindSpore Hub: build a network by name."""
 
 from mindspore import nn
 

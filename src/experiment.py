@@ -8,13 +8,13 @@ from mindcv.loss import create_loss
 from mindspore import amp, nn
 
 from .binary import Binarization, schedules
-from .binary.validation import lookup
+from .binary.validation import lookup, require_known_options
 from .checkpoints import Checkpoint, load_network
 from .config import MAX_BATCH, Config
 from .data import Dataset, open_dataset
 from .errors import UserError
 from .models import NETWORKS, create_model
-from .models.registry import sizes_taken, takes_size
+from .models.registry import NETWORK_ARGUMENTS, sizes_taken, takes_size
 from .optimizers import create_optimizer, learning_rates
 from .preprocessing import Preprocessing, find_preprocessing
 from .runtime import Worker
@@ -99,7 +99,8 @@ def check_network(config: Config, image_size: int | None = None) -> None:
     """
     name = config.network.name
     try:
-        lookup("network", NETWORKS, name)
+        network = lookup("network", NETWORKS, name)
+        require_known_options("network", name, network.make, config.network.options, NETWORK_ARGUMENTS)
         binarization_of(config)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -190,8 +191,8 @@ def build_data(
 
 
 def synchronize_batch_norm(network: nn.Cell) -> None:
-    """Puts nn.SyncBatchNorm, which MindSpore has for Ascend alone, in the place of every batch norm; the parameters
-    and their names stay."""
+    """Replace every batch norm by nn.SyncBatchNorm, which MindSpore supports only on Ascend; the parameters and their
+    names stay."""
     for name, cell in network.name_cells().items():
         if not isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d)):
             synchronize_batch_norm(cell)

@@ -3,7 +3,7 @@
     python -m src.summary resnet18
     python -m src.summary resnet18_cifar --input 3 64 64 --num_classes 100 --full_precision
 
-Parameters are trainable values alone: the moving statistics of batch norm, and the scale of a binary weight, fold into
+Parameters are the trainable values only: the moving statistics of batch norm and the scale of a binary weight fold into
 its affine map. Noise modules are absent, as in inference.
 """
 

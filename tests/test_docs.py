@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,22 +54,70 @@ def test_an_estimator_is_one_class_and_one_line(gaussian, mode):
     np.testing.assert_allclose(followed["s"], [1, np.sqrt(0.2), 0.2], rtol=1e-6)
 
 
-def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
-    program = tmp_path / "page.py"
-    program.write_text("\n".join(code("binarizing_a_network.md")), encoding="utf-8")
+def run_program(folder: Path, *blocks: str) -> str:
+    """What the blocks print, run as one program in `folder` with the repository on the path."""
+    program = folder / "page.py"
+    program.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(program)],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
         capture_output=True,
         text=True,
-        timeout=processes.PATIENCE,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr
-    accuracy = float(re.search(r"test accuracy ([\d.]+)%", done.stdout).group(1))
-    assert accuracy > 70, done.stdout
-    assert re.search(r"\d+ images compared, 0 ", done.stdout)
+    return done.stdout
+
+
+def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
+    facts = "from src.models import create_model\nprint('classes', create_model('small_net', 7).head.out_channels)"
+    out = run_program(tmp_path, *code("binarizing_a_network.md"), facts)
+    assert float(re.search(r"test accuracy ([\d.]+)%", out).group(1)) > 70, out
+    assert re.search(r"\d+ images compared, 0 ", out)
     assert Path(tmp_path / "small_net.mindir").stat().st_size > 1000
+    assert "classes 7" in out
+
+
+@pytest.mark.slow
+def test_the_network_of_the_page_trains_by_train_py(tmp_path):
+    """Put into src/models, as the page says: its class and its registration, and an import."""
+    copy = tmp_path / "project"
+    for name in ("src", "configs"):
+        shutil.copytree(processes.ROOT / name, copy / name)
+    for name in ("train.py", "default_config.yaml"):
+        shutil.copy(processes.ROOT / name, copy / name)
+    blocks = code("binarizing_a_network.md")
+    network = next(block for block in blocks if "class SmallNet" in block)
+    network = network[network.index("import mindspore") : network.index("ms.set_seed")]
+    registration = next(block for block in blocks if "@register" in block)
+    (copy / "src/models/small_net.py").write_text(network + registration)
+    with (copy / "src/models/__init__.py").open("a") as file:
+        file.write("from . import small_net  # noqa\n")
+    options = ("--network.name", "small_net", "--epochs", "1", "--train.steps_per_epoch", "3", "--output_dir", "run")
+    done = subprocess.run(
+        [sys.executable, "train.py", "--config", "configs/digits.yaml", *options],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (copy / "run/last.ckpt").exists()
+
+
+def test_the_page_on_python_runs_as_it_stands(tmp_path):
+    """All three ways of training learn, and their schedules are at the end of their tables."""
+    state = """
+for trained in (network, trained_by_mindcv, trained_by_loop):
+    print("n", float(trained[2].activation_quantizer.estimator.state()))
+"""
+    out = run_program(tmp_path, *code("python_api.md"), state)
+    assert "16, 32, kernel_size=3, stride=2, padding=1, groups=1, input: sign by clipped_ste, weight: dorefa" in out
+    accuracies = re.findall(r"(\w+): test accuracy ([\d.]+)%", out)
+    assert [name for name, _ in accuracies] == ["Model", "mindcv", "loop"]
+    assert all(float(accuracy) > 60 for _, accuracy in accuracies), out
+    assert re.findall(r"^n (.*)$", out, re.MULTILINE) == ["18.0"] * 3
 
 
 def test_the_lines_that_were_not_run_for_want_of_a_device_stand_in_their_files():

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 from mindspore import nn
 
+from src.binary import Binarization
 from src.checkpoints import Checkpoint
 from src.config import MAX_BATCH, load_config
 from src.errors import UserError
-from src.experiment import build, build_network, build_tables, keep_global_batch, synchronize_batch_norm
+from src.experiment import (
+    binarization_of,
+    build,
+    build_network,
+    build_tables,
+    keep_global_batch,
+    synchronize_batch_norm,
+)
 from src.runtime import Worker
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -34,6 +42,7 @@ DIGITS = {"data.name": "digits", "data.batch_size": 32, "train.epochs": 2}
         ({"network.weight_quantizer": "xnr"}, "unknown weight quantizer 'xnr'.*did you mean 'xnor'.*dorefa"),
         ({"network.weight_init": "normal"}, "unknown weight init 'normal'.*did you mean 'he_normal'"),
         ({"noise.eta": "sin"}, "unknown eta 'sin'.*did you mean 'sine'"),
+        ({"noise.init": "norma"}, "unknown noise init 'norma'.*did you mean 'normal'.*uniform"),
         ({"data.name": "cifar"}, "unknown data set 'cifar'"),
     ],
 )
@@ -41,6 +50,33 @@ def test_wrong_names_are_one_sentence(overrides, message):
     with pytest.raises(UserError, match=message) as refusal:
         build(load_config(None, {**DIGITS, **overrides}), Worker())
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"network.name": "resnet2"},
+        {"network.estimator": "fad"},
+        {"network.estimator_options.omga": 1.0},
+        {"network.weight_quantizer": "xnr"},
+        {"network.options.prelu": True},
+        {"network.name": "alexnet"},
+    ],
+)
+def test_names_and_sizes_are_checked_before_data_are_looked_for(overrides, tmp_path):
+    missing = {"data.name": "cifar10", "data.path": str(tmp_path / "missing")}
+    with pytest.raises(UserError, match="unknown|takes only 224x224"):
+        build(load_config(None, {**missing, **overrides}), Worker())
+
+
+def test_noise_options_of_the_config_arrive_in_the_layers():
+    binarization = binarization_of(load_config(None, {"noise.init": "uniform", "noise.reduction": 8}))
+    assert binarization.noise_options == {"eta": "sine", "amplitude": 0.1, "reduction": 8, "init": "uniform"}
+
+
+def test_full_precision_keeps_only_the_start_of_the_weights():
+    config = load_config(None, {"network.binary": False, "network.weight_init": "he_normal"})
+    assert binarization_of(config) == Binarization.full_precision(weight_init="he_normal")
 
 
 @pytest.mark.parametrize("overrides", [{"noise.enabled": False}, {"schedules.alpha.start": 0}])

@@ -1,5 +1,7 @@
-"""The summary against counts by hand, layer by layer and in total; its door."""
+"""The summary against counts by hand, layer by layer and in total; its command line."""
 
+import subprocess
+import sys
 from functools import cache
 
 import mindspore as ms
@@ -13,6 +15,7 @@ from src.errors import UserError
 from src.models import create_model
 from src.summary import Row, summarize
 from tests.helpers import network_checks as checks
+from tests.helpers import processes
 
 # 1-bit parameters, 32-bit parameters, binary multiply-adds, full multiply-adds. Batch norm has two values a channel.
 RESNET20 = (
@@ -61,7 +64,7 @@ RESNET34 = (
 )
 ALEXNET = (  # a filter of a convolution in two groups sees half of the channels
     48 * 256 * 25 + 256 * 384 * 9 + 192 * 384 * 9 + 192 * 256 * 9 + 256 * 36 * 4096 + 4096 * 4096,
-    3 * 96 * 144 + 2 * (256 + 384 + 384 + 256 + 4096 + 4096) + 4096 * 1000 + 1000,
+    3 * 96 * 144 + 96 + 2 * (256 + 384 + 384 + 256 + 4096 + 4096) + 4096 * 1000 + 1000,
     48 * 256 * 25 * 54**2 + 256 * 384 * 9 * 27**2 + (192 * 384 + 192 * 256) * 9 * 14**2 + 256 * 36 * 4096 + 4096 * 4096,
     3 * 96 * 144 * 54**2 + 4096 * 1000,
 )
@@ -112,7 +115,7 @@ def test_rows_are_the_layers_with_parameters_in_order():
     layers = [f"convolutions.{number}" for number in range(4)] + [f"linears.{number}" for number in range(2)]
     inner = [f"{layer}.{part}" for layer in layers for part in ("operation", "bn")]
     assert [row.name for row in rows] == ["conv1", *inner, "linear"]
-    assert rows[0] == Row("conv1", "Conv2d", (96, 54, 54), 0, 3 * 96 * 144, 0, 3 * 96 * 144 * 54 * 54)
+    assert rows[0] == Row("conv1", "Conv2d", (96, 54, 54), 0, 3 * 96 * 144 + 96, 0, 3 * 96 * 144 * 54 * 54)
     grouped, batch_norm = rows[1:3]
     weights = 48 * 256 * 25
     expected = ("convolutions.0.operation", "BinaryConv2d", (256, 54, 54), weights, 0, weights * 54 * 54, 0)
@@ -189,7 +192,7 @@ def test_no_hook_is_left_behind(monkeypatch):
     checks.run(network, np.zeros((1, 3, 32, 32), np.float32))
 
 
-def test_the_door_prints_the_layers_and_the_totals(capsys):
+def test_the_command_prints_the_layers_and_the_totals(capsys):
     assert cli.run(summary.main, ["resnet20"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == "layer kind output 1-bit 32-bit KiB binary MACs full MACs".split()
@@ -205,7 +208,7 @@ def test_the_door_prints_the_layers_and_the_totals(capsys):
     assert ms.get_context("mode") == ms.GRAPH_MODE
 
 
-def test_the_door_knows_the_classes_of_imagenet(capsys):
+def test_the_command_knows_the_classes_of_imagenet(capsys):
     assert cli.run(summary.main, ["resnet18"]) == 0
     out = capsys.readouterr().out
     assert "input       3x224x224" in out
@@ -220,3 +223,20 @@ def test_the_command_takes_input_classes_and_the_baseline(capsys):
     assert "input       1x64x40" in out
     assert f"parameters  {expected:,}, 1-bit 0.00%" in out
     assert out.rstrip().endswith("ratio to fp32 1.0")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["resnet20", "--nope"], ["resnet20", "--input", "0", "1", "1"], []])
+def test_help_and_bad_arguments_do_not_import_mindspore(arguments):
+    program = (
+        "import sys\n"
+        "from src import cli, summary\n"
+        "try:\n"
+        f"    code = cli.run(summary.main, {arguments!r})\n"
+        "except SystemExit as end:\n"
+        "    code = end.code\n"
+        "print('code', code, 'mindspore' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=processes.ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert f"code {0 if arguments == ['--help'] else cli.BAD_INPUT} False" in done.stdout, done.stderr

@@ -5,7 +5,7 @@ from mindspore._c_expression import MixedPrecisionType
 
 
 class NoAutoCast(nn.Cell):
-    """A Cell that mixed precision leaves alone: it casts neither its inputs nor its parameters.
+    """A Cell that mixed precision does not change: it casts neither its inputs nor its parameters.
 
     The layers around it make its activations float16. Latent weights stay float32 until they are quantized: rounded to
     float16 first, those below 3e-8 would be 0 and lose their sign. Scheduled values would lose digits.
@@ -15,6 +15,6 @@ class NoAutoCast(nn.Cell):
         # By these flags MindSpore's mixed precision tells a Cell to cast its inputs and its parameters.
         precision = {"fp16", "bf16", "fp32"} & flags.keys()
         if precision:
-            # In PyNative mode None would stand for the type of the cell around.
+            # In PyNative mode None would mean the type of the cell around it.
             self.mixed_precision_type = MixedPrecisionType.NOTSET
         return super().add_flags(**{name: on for name, on in flags.items() if name not in precision})

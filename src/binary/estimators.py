@@ -1,6 +1,6 @@
 """Sign functions whose backward pass is a named surrogate gradient.
 
-An estimator is its derivative alone: a subclass of `Surrogate` with `derivative(t, state)`. The sign, the `bprop` and
+An estimator is only its derivative: a subclass of `Surrogate` with `derivative(t, state)`. The sign, the `bprop` and
 the way in which scheduled values arrive are written once, here. Three ways to get one:
 
     create_estimator("fda", omega=0.1, n=9)      by name, with options
@@ -18,7 +18,7 @@ from mindspore import ops
 from . import fourier
 from .amp import NoAutoCast
 from .schedules import Schedule, ScheduledValue, accelerate, log_spaced
-from .validation import MAX_NUMBER, build, is_number, require, require_integer
+from .validation import MAX_NUMBER, build, is_number, name_of, require, require_integer
 
 MAX_TERMS = 1000  # of the Fourier sum; in float32 a far larger n is not even exact
 
@@ -119,7 +119,7 @@ class ApproxSign(Surrogate):
     """`approx_sign`: 2 - 2|t| where |t| <= 1, else 0.
 
     The derivative of a sign made of two parabolas. Source: Liu et al., "Bi-Real Net", ECCV 2018, which uses it for
-    activations alone, with `clipped_ste` for weights (`weight_estimator`), as its public code (PyTorch) does.
+    activations only, with `clipped_ste` for weights (`weight_estimator`), as its public code (PyTorch) does.
     """
 
     def derivative(self, t, state):
@@ -130,7 +130,7 @@ class SwishSign(Surrogate):
     """`swish_sign`: beta (2 - beta t tanh(beta t / 2)) / (1 + cosh(beta t)) for every t.
 
     The derivative of SignSwish: beta at 0, negative from |t| = 2.40 / beta on. Source: Darabi et al., "Regularized
-    Binary Network Training" (BNN+), 2018; no code by its authors is public. The estimator alone: BNN+ also has a
+    Binary Network Training" (BNN+), 2018; no code by its authors is public. Only the estimator: BNN+ also has a
     regularizer that pulls weights to plus or minus a trained scale.
 
     Args:
@@ -157,7 +157,7 @@ class SoftQuantization(Surrogate):
     """`dsq`: k (1 - tanh^2(k t)) / tanh(k) where |t| <= 1, else 0; k = ln(2/alpha - 1) / 2, hence tanh(k) = 1 - alpha.
 
     The derivative of tanh(k t) / tanh(k), which lies alpha below 1 before it is stretched. Source: Gong et al.,
-    "Differentiable Soft Quantization" (DSQ), ICCV 2019, for one bit on the interval [-1, 1]. The estimator alone: the
+    "Differentiable Soft Quantization" (DSQ), ICCV 2019, for one bit on the interval [-1, 1]. Only the estimator: the
     method also learns alpha and the interval for each layer.
 
     Args:
@@ -201,7 +201,7 @@ class ErrorDecay(_TemperatureSurrogate):
     The derivative of k tanh(T t), the error decay estimator: nearly 1 everywhere at first, nearly sign's at the end.
     Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
     2020. Its public code has T from 0.1 to 10 for VGG-Small, and from 0.001 for ResNet-20 with binary activations; none
-    is published for ImageNet. The estimator alone: IR-Net's weights are the quantizer `libra`.
+    is published for ImageNet. Only the estimator: IR-Net's weights are the quantizer `libra`.
 
     Args:
         t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
@@ -222,8 +222,8 @@ class RotatedApproximation(_TemperatureSurrogate):
     """`rbnn`: k max(sqrt2 T - T^2 |t|, 0); T grows from t_min to t_max, k = max(1/T, 1).
 
     A triangle of height k sqrt2 T that ends at |t| = sqrt2 / T. Source: Lin et al., "Rotated Binary Neural Network",
-    NeurIPS 2020. In its public code this is the rule for weights; activations have k = 1 and max(T, 1) for T. The
-    estimator alone: RBNN also rotates and standardizes weights, standardizes activations, and learns the scales.
+    NeurIPS 2020. In its public code this is the rule for weights; activations have k = 1 and max(T, 1) for T. Only
+    the estimator: RBNN also rotates and standardizes weights, standardizes activations, and learns the scales.
 
     Args:
         t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
@@ -297,6 +297,14 @@ class Estimator(NoAutoCast):
         super().__init__()
         self.surrogate = surrogate
         self.state = ScheduledValue(surrogate.scheduled, surrogate.initial, surrogate.schedule)
+
+    @property
+    def name(self) -> str:
+        """The name of its surrogate gradient in `ESTIMATORS`, or the class's own."""
+        return name_of(ESTIMATORS, self.surrogate)
+
+    def extend_repr(self):
+        return self.name
 
     def construct(self, t):
         return self.surrogate(t, self.state())

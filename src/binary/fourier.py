@@ -83,7 +83,7 @@ def derivative(t, n, constants: tuple[float, float, float, float]):
     distance = ops.abs(t)
     k = ops.trunc(distance * inverse_half_period + 0.5)
     u = ((distance - k * half_period_high) - k * half_period_low) * inverse_half_period
-    # The offset stands for the limit at u = 0; the bound keeps t beyond float32's resolution from blowing up.
+    # The offset gives the limit at u = 0; the bound keeps t beyond float32's resolution from blowing up.
     u = ops.minimum(ops.abs(u) + 1e-12, _HALF_TURN_BOUND)
     # 2(n+1) x is taken as q whole half-turns and f of one.
     turns = u * (2.0 * (n + 1.0))

@@ -1,8 +1,8 @@
 """Layers with injected quantizers, and the activation that follows them.
 
 A `BinaryConv2d` or `BinaryDense` takes an activation quantizer and a weight quantizer; None in either place means full
-precision, so the fp32 twin of a network and every ablation are the same layer. `Binarization` makes such layers from
-names.
+precision, so the full-precision baseline of a network and every ablation are the same layer. `Binarization` makes such
+layers from names.
 """
 
 import math
@@ -15,10 +15,10 @@ from mindspore import Parameter, nn, ops
 from mindspore.common.initializer import HeNormal, HeUniform, Initializer, initializer
 
 from .amp import NoAutoCast
-from .estimators import ESTIMATORS, create_estimator
-from .noise_adaptation import ETAS, AnnealedNoise, NoiseAdaptation
+from .estimators import ESTIMATORS, Estimator, create_estimator
+from .noise_adaptation import ETAS, NOISE_INITS, AnnealedNoise, NoiseAdaptation
 from .quantizers import WEIGHT_QUANTIZERS, SignActivation
-from .validation import build, lookup, require, require_integer, require_options
+from .validation import build, lookup, name_of, require, require_integer, require_options
 
 # How weights start, latent ones included. Only the sign of a latent weight acts, so its size sets how many steps a flip
 # takes: at the start's larger values a binary network learns more slowly (README, Results).
@@ -60,6 +60,22 @@ class BinaryLayer(NoAutoCast):
         if self.weight_quantizer is None:
             return self.weight
         return self.weight_quantizer(self.weight)
+
+    def describe_quantizers(self) -> str:
+        """`input: sign by fda, weight: dorefa by fda`, for `repr`."""
+        texts = []
+        for what, quantizer, names in (
+            ("input", self.activation_quantizer, {"sign": SignActivation}),
+            ("weight", self.weight_quantizer, WEIGHT_QUANTIZERS),
+        ):
+            if quantizer is None:
+                texts.append(f"{what}: full precision")
+                continue
+            estimator = getattr(quantizer, "estimator", None)
+            by = f" by {estimator.name}" if isinstance(estimator, Estimator) else ""
+            noise = " with noise" if getattr(quantizer, "noise", None) is not None else ""
+            texts.append(f"{what}: {name_of(names, quantizer)}{by}{noise}")
+        return ", ".join(texts)
 
     def construct(self, x):
         if self.activation_quantizer is not None:
@@ -115,6 +131,13 @@ class BinaryConv2d(BinaryLayer):
             out_channels, self.kernel_size, pad_mode="pad", pad=self.padding, stride=self.stride, group=groups
         )
 
+    def extend_repr(self):
+        out_channels, group_channels = self.weight.shape[:2]
+        return (
+            f"{group_channels * self.groups}, {out_channels}, kernel_size={self.kernel_size[0]}, "
+            f"stride={self.stride[0]}, padding={self.padding[0]}, groups={self.groups}, {self.describe_quantizers()}"
+        )
+
 
 class BinaryDense(BinaryLayer):
     """Linear map of quantized input and quantized weight, without bias: y = Q_a(x) Q_w(w)^T.
@@ -138,6 +161,10 @@ class BinaryDense(BinaryLayer):
         require_integer("out_channels", out_channels, 1)
         super().__init__((out_channels, in_channels), activation_quantizer, weight_quantizer, weight_init)
         self.operation = ops.MatMul(transpose_b=True)
+
+    def extend_repr(self):
+        out_channels, in_channels = self.weight.shape
+        return f"{in_channels}, {out_channels}, {self.describe_quantizers()}"
 
 
 class SharedSlopePReLU(nn.Cell):
@@ -198,6 +225,7 @@ class Binarization:
         lookup("weight quantizer", WEIGHT_QUANTIZERS, self.weight_quantizer)
         lookup("weight init", WEIGHT_INITS, self.weight_init)
         lookup("eta", ETAS, self.noise_options.get("eta", "sine"))
+        lookup("noise init", NOISE_INITS, self.noise_options.get("init", "normal"))
         if self.weight_estimator_options and self.weight_estimator is None:
             raise ValueError(
                 f"weight_estimator_options {dict(self.weight_estimator_options)} go with a weight_estimator, and there "
@@ -262,4 +290,6 @@ class Binarization:
     def _noise(self, dimension: int):
         if not self.noise_adaptation:
             return None
-        return AnnealedNoise(NoiseAdaptation(dimension, **self.noise_options), in_forward=self.noise_in_forward)
+        modules, arguments = {"noise adaptation": NoiseAdaptation}, {"dimension": dimension}
+        adaptation = build("module", modules, "noise adaptation", self.noise_options, arguments)
+        return AnnealedNoise(adaptation, in_forward=self.noise_in_forward)

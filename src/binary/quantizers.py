@@ -114,8 +114,8 @@ class XnorWeight(WeightQuantizer):
 
     Source: Rastegari et al., "XNOR-Net", ECCV 2016; its gradient is (1/m + s 1{|w| < 1}) times the incoming one, m
     being the number of weights of a filter. This is the second term, its indicator being the estimator's part
-    (`clipped_ste`). Not here: the paper's scale of the input, K, which its public codes leave out too. Nor what they do
-    beside: centring weights over the input channels and clamping them to [-1, 1] at every step, in one of them the
+    (`clipped_ste`). Not here: the paper's scale of the input, K, which its public codes leave out too. Nor what else
+    they do: centring weights over the input channels and clamping them to [-1, 1] at every step, in one of them the
     exact gradient of the scale in place of 1/m, and further factors of the gradient, (1 - 1/C_in) and one that makes up
     for the optimizer.
     """
@@ -148,7 +148,7 @@ class LibraWeight(WeightQuantizer):
         centred = centred / (largest + ops.cast(largest == 0, ms.float32))
         fan_in = math.prod(weight.shape[1:])
         variance = _filter_mean(ops.square(centred)) * (fan_in / max(fan_in - 1, 1))
-        return centred / ops.sqrt(ops.maximum(variance, 1e-6))  # less has a filter of equal weights alone
+        return centred / ops.sqrt(ops.maximum(variance, 1e-6))  # only a filter of equal weights has less
 
     def scale(self, t):
         exponent = ops.log(ops.maximum(_filter_mean(ops.abs(t)), 1e-6)) / math.log(2)

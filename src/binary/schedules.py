@@ -6,7 +6,9 @@ data sinking, follow a skipped step, and compile once.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import mindspore as ms
 import numpy as np
@@ -26,7 +28,7 @@ def constant(value: float) -> Schedule:
 def grow(start: int, end: int) -> Schedule:
     """An integer that grows from start to end, each value holding for an equal share of training.
 
-    n(p) = min(start + floor(p (end - start + 1)), end). Integers alone: between them the closed form of the Fourier
+    n(p) = min(start + floor(p (end - start + 1)), end). Only integers: between them the closed form of the Fourier
     derivative has poles.
     """
     return lambda progress: min(start + math.floor(progress * (end - start + 1)), end)
@@ -85,6 +87,15 @@ class ScheduledValue(NoAutoCast):
         self.table = Tensor([value], ms.float32)
         self.followed_step = None
 
+    def add_flags(self, **flags):
+        # set_train arrives here, at every cell of the network.
+        if flags.get("training") and self.scheduled is not None and self.followed_step is None:
+            _warn_of_constants()
+        return super().add_flags(**flags)
+
+    def extend_repr(self):
+        return "constant" if self.scheduled is None else self.scheduled
+
     def follow(self, table: Tensor, step: Parameter) -> None:
         """Reads from now on row `step` of `table`: float32 (steps,); `step` an int32 Parameter of shape (1,)."""
         self.table = table
@@ -96,6 +107,17 @@ class ScheduledValue(NoAutoCast):
             return self.table[0]
         row = ops.minimum(self.followed_step, self.table.shape[0] - 1)
         return ops.gather(self.table, row, 0).reshape(())
+
+
+@cache
+def _warn_of_constants() -> None:
+    """Warn once a process: a network is set to training whose scheduled values nothing drives."""
+    warnings.warn(
+        "a binary network is trained without schedules: n, alpha and the estimators' own values stay constant, and the "
+        "noise is not annealed. Call src.binary.schedules.attach(network, tables, optimizer.global_step, steps) before "
+        "training; docs/python_api.md shows how",
+        stacklevel=2,
+    )
 
 
 def attach(

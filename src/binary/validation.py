@@ -1,8 +1,8 @@
-"""Names to things: one lookup for estimators, quantizers and networks, which fails loudly and says what is allowed."""
+"""Lookup by name for estimators, quantizers and networks, and the few checks of values; errors name what is allowed."""
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 MAX_NUMBER = 3e38  # about float32's
@@ -21,11 +21,24 @@ def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
     return table[name]
 
 
+def name_of(table: Mapping[str, type], thing: Any) -> str:
+    """The name under which the class of `thing` is in `table`; the class's own name if it is not there."""
+    return next((name for name, kind in table.items() if type(thing) is kind), type(thing).__name__)
+
+
 def build(
     kind: str, table: Mapping[str, Callable], name: str, options: Mapping[str, Any], arguments: Mapping[str, Any] = {}
 ) -> Any:
     """`table[name](**arguments, **options)`; a ValueError for an unknown name or option. `arguments` are no options."""
     factory = lookup(kind, table, name)
+    require_known_options(kind, name, factory, options, arguments)
+    return factory(**arguments, **options)
+
+
+def require_known_options(
+    kind: str, name: str, factory: Callable, options: Mapping[str, Any], arguments: Iterable[str] = ()
+) -> None:
+    """ValueError if `factory` does not take one of the options. `arguments` are parameters that are no options."""
     allowed = [parameter for parameter in inspect.signature(factory).parameters if parameter not in arguments]
     for option in options:
         if option not in allowed:
@@ -33,7 +46,6 @@ def build(
             raise ValueError(
                 f"unknown option {option!r} of {kind} {name!r}{nearest(option, allowed)}; allowed: {known}"
             )
-    return factory(**arguments, **options)
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:

@@ -128,7 +128,7 @@ def test_options_of_the_activations_estimator_are_not_the_weights():
     assert isinstance(layer.weight_quantizer.estimator.surrogate, ClippedStraightThrough)
 
 
-def test_each_quantizer_alone(any_mode):
+def test_each_quantizer_without_the_other(any_mode):
     estimator = create_estimator("ste")
     x, w = random((2, 4, 5, 5)), random((6, 4, 3, 3), 1)
     for quantizers, x_used, w_used in (
@@ -200,3 +200,13 @@ def test_binarization_of_nothing_is_full_precision():
     layer = Binarization(estimator=None).conv(4, 6, 3)
     assert layer.activation_quantizer is None
     assert layer.weight_quantizer is None
+
+
+def test_repr_shows_sizes_estimators_and_quantizers():
+    conv = Binarization(weight_estimator="ede", weight_quantizer="xnor").conv(4, 6, 3, stride=2, padding=1, groups=2)
+    expected = (
+        "4, 6, kernel_size=3, stride=2, padding=1, groups=2, input: sign by fda with noise, "
+        "weight: xnor by ede with noise"
+    )
+    assert expected in repr(conv)
+    assert "7, 5, input: full precision, weight: full precision" in repr(Binarization.full_precision().dense(7, 5))

@@ -1,4 +1,4 @@
-"""Activations by sign, weights by sign and scale: values, gradients, and what noise adds in training alone."""
+"""Activations by sign, weights by sign and scale: values, gradients, and what noise adds in training."""
 
 import itertools
 
@@ -224,7 +224,7 @@ def test_dorefa_with_noise(mode, scale_in_gradient):
     ("quantizer", "dimension"),
     [(SignActivation, 4), *((WEIGHT_QUANTIZERS[name], 16) for name in sorted(WEIGHT_QUANTIZERS))],
 )
-def test_noise_is_there_in_training_alone(mode, quantizer, dimension):
+def test_noise_is_there_only_in_training(mode, quantizer, dimension):
     x = Tensor(random(SHAPE))
     noisy = quantizer(create_estimator("fda"), linear_noise(dimension, 0.5))
     pure = quantizer(create_estimator("fda"))

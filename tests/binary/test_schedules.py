@@ -2,9 +2,10 @@
 
 import gc
 
+import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 
 from src.binary import Binarization, create_estimator, schedules
 from src.training.step import TrainStep
@@ -207,3 +208,25 @@ def test_the_noise_of_a_training_step_follows_alpha(mode):
 def test_without_a_table_the_options_value_holds(mode):
     estimator = create_estimator("fda", n=4)
     np.testing.assert_allclose(estimator.state().asnumpy(), 4)
+
+
+def test_training_without_schedules_warns_once(recwarn):
+    schedules._warn_of_constants.cache_clear()
+    network = OneProduct(noise_adaptation=False)
+    network.set_train(False)
+    assert not [warning for warning in recwarn if "without schedules" in str(warning.message)]
+    network.set_train(True)
+    network.set_train(True)
+    OneProduct().set_train(True)
+    messages = [str(warning.message) for warning in recwarn if "without schedules" in str(warning.message)]
+    assert len(messages) == 1
+    assert "schedules.attach" in messages[0]
+
+
+def test_training_with_schedules_or_without_scheduled_values_does_not_warn(recwarn):
+    schedules._warn_of_constants.cache_clear()
+    OneProduct(estimator="ste", noise_adaptation=False).set_train(True)
+    network = OneProduct(noise_adaptation=False)
+    schedules.attach(network, {"n": np.array([9], np.float32)}, Parameter(Tensor([0], ms.int32)))
+    network.set_train(True)
+    assert not [warning for warning in recwarn if "without schedules" in str(warning.message)]
