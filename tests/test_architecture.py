@@ -61,6 +61,7 @@ NO_MINDSPORE = [
     "preprocessing",
     "run_dir",
     "runtime",
+    "summary",
     "training.arguments",
 ]
 
