@@ -24,16 +24,17 @@ find_python() {
 
 PYTHON=${PYTHON:-$(find_python || true)}
 if ! PYTHON=$(command -v "$PYTHON"); then
-    echo "error: no Python found: make an environment as the README says, or set PYTHON to an interpreter" >&2
+    echo "error: no Python found: make an environment as the README explains, or set PYTHON to an interpreter" >&2
     exit 2
 fi
 
-# The comment at the head of the running launcher is its help.
+# Print the comment at the head of the running launcher, which is its help.
 explain() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 }
 
-# launch PROGRAM ARGUMENT...: becomes that program of this repository, so that signals reach it and its exit code is ours.
+# launch PROGRAM ARGUMENT...: replace this shell by that program of this repository, so that signals reach it and its
+# exit code is returned.
 launch() {
     local program=$1 argument
     shift

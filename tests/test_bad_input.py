@@ -497,7 +497,7 @@ AS_PROCESS = [
     ("run_standalone_train.sh", "--output_dir ''", "--output_dir is empty, but must have a value"),
     ("run_standalone_train.sh", "--lr 0.1", "unknown argument '--lr'", "did you mean --optimizer.lr?"),
     ("run_eval.sh", "", "the following arguments are required: --checkpoint"),
-    ("run_export.sh", "--checkpoint 'ä b'", "the checkpoint ä b does not exist"),
+    ("run_export.sh", "--checkpoint 'ä b'", "the checkpoint ä b is a folder: give a file in it"),
     ("run_distribute_train.sh", "--workers 0", "--workers is 0, but must be at least 1"),
     ("run_distribute_train.sh", "--master_port PORT", "--master_port is PORT, but something else listens there"),
     ("run_distribute_train.sh", "--log_dir 'ä b/file'", "--log_dir is ä b/file, but nothing can be written there"),
