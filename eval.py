@@ -35,12 +35,12 @@ USED_KEYS = (
 SHORTHANDS = {
     "--data_path": "data.path",
     "--dataset": "data.name",
+    "--image_size": "data.image_size",
     "--device_target": "runtime.device_target",
     "--mode": "runtime.mode",
     "--batch_size": "data.batch_size",
     "-b": "data.batch_size",
 }
-MAX_IMAGE_SIZE = 1024  # pixels
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,9 +50,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--smoothing", type=float, default=0.1, metavar="S", help="of the smoothed loss, in [0, 1); default 0.1"
     )
-    parser.add_argument(
-        "--image_size", type=cli.integer, metavar="PIXELS", help="scale images to this size; default: as they are"
-    )
     parser.add_argument("--check_data", action="store_true", help="decode every image first, and end if one is broken")
     cli.add_config_flags(parser, SHORTHANDS, USED_KEYS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
@@ -60,8 +57,6 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--smoothing is {arguments.smoothing}, but must be at least 0 and less than 1")
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
-    if arguments.image_size is not None and not 4 <= arguments.image_size <= MAX_IMAGE_SIZE:
-        raise UserError(f"--image_size is {arguments.image_size}, but must be 4 to {MAX_IMAGE_SIZE}")
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
     cli.require_checkpoint(Path(arguments.checkpoint))
     runtime.prepare_environment()
@@ -74,12 +69,12 @@ def main(argv: Sequence[str]) -> int:
     checkpoint = checkpoints.read(arguments.checkpoint)
     config = load_config(checkpoint.config, overrides)
     runtime.start(config.runtime.device_target, config.runtime.mode, config.seed)
-    data = experiment.build_data(config, splits=("test",), image_size=arguments.image_size)
+    data = experiment.build_data(config, splits=("test",))
     num_classes = arguments.num_classes or data.num_classes
     if num_classes < data.num_classes:
         raise UserError(f"--num_classes is {num_classes}, but {data.name} has {data.num_classes} classes")
     experiment.require_same_classes(experiment.preprocessing_of(config, checkpoint), data, arguments.checkpoint)
-    network = experiment.trained_network(config, checkpoint, num_classes, arguments.image_size)
+    network = experiment.trained_network(config, checkpoint, num_classes)
     amp.auto_mixed_precision(network, config.amp.level)  # as in the run, whose own figures these then are
     if arguments.check_data:
         print(f"{data.check()} images can be decoded")

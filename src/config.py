@@ -39,6 +39,7 @@ RENAMED = {"data.workers": "data.num_parallel_workers"}
 RESUMABLE = {
     "data.path",
     "data.download",
+    "data.num_parallel_workers",
     "runtime.device_target",
     "runtime.distribute",
     "train.save_every_steps",
@@ -49,6 +50,7 @@ RESUMABLE = {
 
 MAX_CONFIG_BYTES = 100_000  # bytes of a config
 MAX_BATCH = 16_384  # images a step of one worker
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024  # pixels a side
 MAX_NUMBER = 3e38  # about float32's
 _repr = reprlib.Repr()  # of the value in an error, shortened
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
@@ -95,6 +97,8 @@ class DataSection(Section):
     batch_size: Annotated[Integer, Field(ge=1, le=MAX_BATCH)]
     num_parallel_workers: Positive
     augment: Flag
+    image_size: Annotated[Integer, Field(ge=MIN_IMAGE_SIZE, le=MAX_IMAGE_SIZE)] | None
+    holdout: Annotated[Integer, Field(ge=0)]
 
 
 class NetworkSection(Section):

@@ -88,11 +88,8 @@ def binarization_of(config: Config) -> Binarization:
     return binarization if config.network.binary else Binarization.full_precision(binarization.weight_init)
 
 
-def check_network(config: Config, image_size: int | None = None) -> None:
-    """Check the names that the config gives, and that the network takes images of that size, without building it.
-
-    Args:
-        image_size: height and width of the images; None: those of the data set.
+def check_network(config: Config) -> None:
+    """Check the names that the config gives, and that the network takes images of its size, without building it.
 
     Raises:
         UserError: an unknown name or option, or images of a size that the network does not take.
@@ -104,21 +101,21 @@ def check_network(config: Config, image_size: int | None = None) -> None:
         binarization_of(config)
     except ValueError as error:
         raise UserError(str(error)) from error
-    size = image_size or find_preprocessing(config.data.name).size
+    size = find_preprocessing(config.data.name, config.data.image_size).size
     if not takes_size(name, size):
         raise UserError(
             f"{name} takes {sizes_taken(name)}, but images of {config.data.name} are {size}x{size}: choose another "
-            "network.name or data.name"
+            "network.name, data.name or data.image_size"
         )
 
 
-def build_network(config: Config, num_classes: int, image_size: int | None = None) -> nn.Cell:
-    """The network that the config names; `image_size` None: images have the data set's size.
+def build_network(config: Config, num_classes: int) -> nn.Cell:
+    """The network that the config names.
 
     Raises:
         UserError: as `check_network`; options that the network does not have.
     """
-    check_network(config, image_size)
+    check_network(config)
     try:
         return create_model(
             config.network.name,
@@ -134,8 +131,9 @@ def preprocessing_of(config: Config, checkpoint: Checkpoint) -> Preprocessing:
     """What the checkpoint's network was trained with, if the file says so and the config names the same data set; else
     what is known of the config's."""
     if checkpoint.preprocessing is not None and checkpoint.config["data"]["name"] == config.data.name:
-        return checkpoint.preprocessing
-    return find_preprocessing(config.data.name)
+        size = config.data.image_size
+        return checkpoint.preprocessing.with_size(size) if size else checkpoint.preprocessing
+    return find_preprocessing(config.data.name, config.data.image_size)
 
 
 def require_same_classes(trained: Preprocessing | None, data: Dataset, checkpoint: str) -> None:
@@ -152,9 +150,7 @@ def require_same_classes(trained: Preprocessing | None, data: Dataset, checkpoin
     )
 
 
-def trained_network(
-    config: Config, checkpoint: Checkpoint, num_classes: int | None = None, image_size: int | None = None
-) -> nn.Cell:
+def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | None = None) -> nn.Cell:
     """The network that the config names with a checkpoint's weights; `num_classes` None: those of its data set.
 
     Raises:
@@ -163,7 +159,7 @@ def trained_network(
     num_classes = num_classes or len(preprocessing_of(config, checkpoint).classes)
     if not num_classes:
         raise UserError(f"{checkpoint.path} does not say how many classes its network has: give --num_classes")
-    network = build_network(config, num_classes, image_size)
+    network = build_network(config, num_classes)
     load_network(network, checkpoint)
     return network
 
@@ -172,21 +168,21 @@ def build_data(
     config: Config,
     worker: Worker = Worker(),
     splits: tuple[str, ...] = ("train", "test"),
-    image_size: int | None = None,
 ) -> Dataset:
     """The data set that the config names, this worker's part of it for training."""
     return open_dataset(
         config.data.name,
         path=config.data.path,
         batch_size=config.data.batch_size,
-        workers=config.data.num_parallel_workers,
+        num_parallel_workers=config.data.num_parallel_workers,
         augment=config.data.augment,
         seed=config.seed,
         rank=worker.rank,
         size=worker.size,
         download=config.data.download,
         splits=splits,
-        image_size=image_size,
+        image_size=config.data.image_size,
+        holdout=config.data.holdout,
     )
 
 

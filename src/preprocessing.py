@@ -1,6 +1,8 @@
 """Size, normalisation and class names of each data set, as plain data for training and deployment alike."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
 
 from .errors import UserError
 
@@ -9,8 +11,9 @@ from .errors import UserError
 class Preprocessing:
     """An image becomes a network's input as (pixel / 255 - mean) / std per channel, RGB, laid out N, C, H, W.
 
-    `shorter_side`: to which a picture of any size is scaled before its size x size centre is taken; None: images have
-    the size already. No `classes`: they are the names of the data's folders.
+    Images of any size are scaled so that their shorter side has `shorter_side` pixels, and the size x size centre is
+    taken. `shorter_side` None: images are square, and scaled to `size` if they have another one. `classes` is empty if
+    folder names define them.
     """
 
     size: int
@@ -20,6 +23,18 @@ class Preprocessing:
     shorter_side: int | None = None
     layout: str = "NCHW"
     color: str = "RGB"
+
+    def with_size(self, size: int) -> "Preprocessing":
+        """The same for another image size; `shorter_side` grows or shrinks in proportion."""
+        shorter_side = self.shorter_side and round(size * self.shorter_side / self.size)
+        return replace(self, size=size, shorter_side=shorter_side)
+
+    def normalise(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return (pixel / 255 - mean) / std as float32, of uint8 (..., 3, H, W); written to `out` if it is given."""
+        out = np.divide(pixels, np.float32(255), out=out, dtype=np.float32)
+        out -= np.array(self.mean, np.float32)[:, None, None]
+        out /= np.array(self.std, np.float32)[:, None, None]
+        return out
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -40,6 +55,8 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 wolf woman worm
 """
 
+_FOLDER = Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (), shorter_side=256)
+
 PREPROCESSING = {
     # The release normalises CIFAR-10 with these numbers, which are ImageNet's.
     "cifar10": Preprocessing(
@@ -52,12 +69,19 @@ PREPROCESSING = {
         32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), tuple(CIFAR100_CLASSES.split())
     ),  # mean and deviation of its training pixels
     "digits": Preprocessing(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), tuple("0123456789")),
-    "imagenet": Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (), shorter_side=256),
+    "imagenet": _FOLDER,
+    "folder": _FOLDER,  # any image folder
 }
 
 
-def find_preprocessing(name: str) -> Preprocessing:
-    """Of the data set of that name, without classes where they are its folders' names; UserError for an unknown one."""
+def find_preprocessing(name: str, size: int | None = None) -> Preprocessing:
+    """Preprocessing of the named data set, for images of `size` (None: the data set's own). `classes` is empty if
+    folder names define them.
+
+    Raises:
+        UserError: there is no such data set.
+    """
     if name not in PREPROCESSING:
         raise UserError(f"unknown data set {name!r}; allowed are {', '.join(PREPROCESSING)}")
-    return PREPROCESSING[name]
+    found = PREPROCESSING[name]
+    return found.with_size(size) if size else found

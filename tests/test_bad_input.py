@@ -223,7 +223,12 @@ IN_PROCESS = [
     ("train", "--dataset digits --network.estimator_options.omega -1", "omega is -1", "a finite number greater than 0"),
     ("train", "--dataset digits --network.estimator_options.clip '{}'", "clip is {}", "a finite number greater than 0"),
     ("train", "--dataset digits --network.estimator_options.n 1000000000", "n is no option", "set schedules.n"),
-    ("train", "--dataset cifar11", "unknown data set 'cifar11'", "allowed are cifar10, cifar100, digits, imagenet"),
+    (
+        "train",
+        "--dataset cifar11",
+        "unknown data set 'cifar11'",
+        "allowed are cifar10, cifar100, digits, imagenet, folder",
+    ),
     # Devices and workers
     ("train", "--device_target TPU", "runtime.device_target is 'TPU', but must be 'CPU', 'GPU' or 'Ascend'"),
     ("train", f"{ON_DIGITS} --device_target Ascend", "device Ascend is not available here", "choose one with --device"),
@@ -272,19 +277,19 @@ IN_PROCESS = [
     (
         "train",
         "--dataset imagenet --network.binary false --data_path imagenet_no_val",
-        "imagenet_no_val/val is no folder",
+        "imagenet_no_val/val is not a folder",
         "give --data_path",
     ),
     (
         "train",
         "--dataset imagenet --network.binary false --data_path imagenet_empty_class",
         "train/class2 is empty",
-        ".jpeg, .jpg, .png",
+        ".jpg, .jpeg, .png, .bmp",
     ),
     (
         "train",
         "--dataset imagenet --network.binary false --data_path imagenet_other_classes",
-        "differ: class1 is in one alone",
+        "have different classes: class1 is in only one of them",
     ),
     (
         "train",
@@ -295,13 +300,13 @@ IN_PROCESS = [
     (
         "train",
         "--dataset imagenet --network.binary false --data_path imagenet_broken_picture --data.batch_size 2",
-        "1 of 4 pictures cannot be decoded, first imagenet_broken_picture/val/class1",
-        "fetch them again or take them away",
+        "1 of 4 images cannot be decoded, first imagenet_broken_picture/val/class1",
+        "replace or delete them",
     ),
     (
         "train",
         "--dataset imagenet --network.binary false --data_path imagenet --download",
-        "cannot be downloaded without its licence",
+        "ImageNet cannot be downloaded: get it from image-net.org",
     ),
     # Checkpoints and run folders
     ("train", f"{ON_DIGITS} --init_checkpoint nowhere.ckpt", "the checkpoint nowhere.ckpt does not exist"),
@@ -373,7 +378,11 @@ IN_PROCESS = [
     ("eval", "--checkpoint sound.ckpt --num-classes ten", "--num_classes: invalid integer value: 'ten'"),
     ("eval", "--checkpoint sound.ckpt --smoothing 2", "--smoothing is 2.0, but must be at least 0 and less than 1"),
     ("eval", "--checkpoint sound.ckpt --smoothing nan", "--smoothing is nan, but must be at least 0 and less than 1"),
-    ("eval", "--checkpoint sound.ckpt --image_size 1000000", "--image_size is 1000000, but must be 4 to 1024"),
+    (
+        "eval",
+        "--checkpoint sound.ckpt --image_size 1000000",
+        "data.image_size is 1000000, but must be less than or equal to 1024",
+    ),
     ("eval", "--checkpoint sound.ckpt -b 0", "data.batch_size is 0, but must be greater than or equal to 1"),
     ("eval", "--checkpoint sound.ckpt -b 1000000000", "data.batch_size is 1000000000, but must be less than"),
     ("eval", "--checkpoint sound.ckpt --device_target GPU", "device GPU is not available here"),

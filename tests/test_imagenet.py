@@ -1,4 +1,4 @@
-"""Pictures in ImageNet's layout through the doors: training, evaluation, export, broken files."""
+"""Image folders through the entry points: training, evaluation, export, broken files."""
 
 import csv
 import importlib
@@ -27,10 +27,10 @@ def trained(tmp_path_factory):
     """A folder with a tree of which one picture in training is broken, and the run that train.py made of it."""
     folder = tmp_path_factory.mktemp("run")
     tree = write_tree(folder / "tree", train=12, test=8)
-    (tree / "train/class1/0005.JPEG").write_bytes(b"no picture")
+    (tree / "train/class1/0005.JPEG").write_bytes(b"no image")
     done = processes.run("train.py", *NETWORK, "--data_path", "tree", "--epochs", 1, "--output_dir", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "1 broken pictures replaced" in done.stdout
+    assert "1 broken images replaced" in done.stdout
     return folder
 
 
@@ -51,7 +51,7 @@ def test_evaluation_knows_the_classes(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
     assert cli.run(evaluation.main, ["--checkpoint", "run/best.ckpt", "--check_data"]) == 0
     output = capsys.readouterr().out
-    assert "8 pictures can be decoded" in output and "8 test images of imagenet" in output
+    assert "8 images can be decoded" in output and "8 test images of imagenet" in output
     assert all(f"class{label}" in output for label in range(4))
     assert json.loads(output.strip().split("\n")[-1])["images"] == 8
 
@@ -59,7 +59,7 @@ def test_evaluation_knows_the_classes(trained, capsys, monkeypatch):
 def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
     """With two threads that decode; the reader must leave the process its signal handlers."""
     tree = write_tree(tmp_path / "tree", train=80, test=4, size=(60, 50))
-    (tree / "train/class1/0005.JPEG").write_bytes(b"no picture")
+    (tree / "train/class1/0005.JPEG").write_bytes(b"no image")
     last = tmp_path / "run/last.ckpt"
     process = processes.start(
         "train.py",
@@ -99,7 +99,7 @@ def test_a_broken_test_picture_ends_training_before_it_begins(capsys, tmp_path):
     tree = write_tree(tmp_path / "tree", train=8, test=4)
     (tree / "val/class1/0001.JPEG").write_bytes(b"")
     message = refused(capsys, train, *NETWORK, "--data_path", tree, "--output_dir", tmp_path / "new")
-    assert "1 of 4 pictures cannot be decoded" in message and "val/class1/0001.JPEG" in message
+    assert "1 of 4 images cannot be decoded" in message and "val/class1/0001.JPEG" in message
     assert not (tmp_path / "new").exists()
 
 
@@ -114,14 +114,14 @@ def test_a_broken_picture_is_named_in_evaluation(trained, capsys, tmp_path):
     tree = write_tree(tmp_path, train=4, test=8)
     (tree / "val/class2/0006.JPEG").write_bytes(b"")
     message = refused(capsys, evaluation, "--checkpoint", trained / "run/best.ckpt", "--data_path", tree)
-    assert "1 of 8 pictures cannot be decoded, first" in message and "val/class2/0006.JPEG" in message
+    assert "val/class2/0006.JPEG cannot be decoded" in message
 
 
 def test_check_data_names_broken_pictures_before_training(trained, capsys, tmp_path):
     message = refused(
         capsys, train, *NETWORK, "--data_path", trained / "tree", "--check_data", "--output_dir", tmp_path / "new"
     )
-    assert "1 of 20 pictures cannot be decoded, first" in message and "train/class1/0005.JPEG" in message
+    assert "1 of 20 images cannot be decoded, first" in message and "train/class1/0005.JPEG" in message
     assert not (tmp_path / "new").exists()
 
 

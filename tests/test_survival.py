@@ -24,6 +24,7 @@ from src.launch.logs import HUNG
 from src.launch.processes import Supervisor
 from src.run_dir import epoch_checkpoints, lock_run_dir
 from tests.helpers import processes
+from tests.helpers.images import write_tree
 from tests.soak import kills
 from tests.training import failing_worker
 from train import main as train
@@ -146,15 +147,15 @@ def test_too_little_memory_is_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_data_that_vanish_end_the_run_in_one_sentence_and_what_was_saved_stays(tmp_path):
-    data = processes.write_cifar10(tmp_path / "data")
-    options = ("--dataset", "cifar10", "--data_path", data, "--epochs", 2, "--output_dir", tmp_path / "run")
+    data = write_tree(tmp_path / "data", train=16, test=4, size=(40, 30))
+    options = ("--dataset", "folder", "--data_path", data, "--epochs", 2, "--output_dir", tmp_path / "run")
     process = processes.start("train.py", *TWIN, *options, cwd=tmp_path)
     processes.wait_for((tmp_path / "run/versions.txt").exists, process)
-    file = data / "cifar-10-batches-bin/data_batch_3.bin"
-    file.rename(tmp_path / "elsewhere.bin")  # while the first step compiles
+    folder = data / "train/class3"
+    folder.rename(tmp_path / "elsewhere")  # while the first step compiles
     output = process.communicate(timeout=processes.PATIENCE)[0]
     assert process.returncode == 2 and "Traceback" not in output
-    assert f"{file} is gone; put it back and resume the run" in output
+    assert f"{folder} is gone; put it back and resume the run" in output
 
 
 @pytest.mark.slow

@@ -1,10 +1,11 @@
 """CIFAR-10 and CIFAR-100 from their official binary files: records of label bytes and 3,072 pixel bytes (R, G, B).
 
-Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009; read by MindSpore's dataset engine.
+Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. The files are read into memory once.
 """
 
 import hashlib
 import http.client
+import os
 import shutil
 import tarfile
 import urllib.error
@@ -12,25 +13,26 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
-from mindcv.data import create_dataset
-from mindspore.dataset import vision
 
 from ..errors import UserError
 from ..files import locked
-from ..preprocessing import PREPROCESSING
+from ..preprocessing import PREPROCESSING, Preprocessing
+from .arrays import ArrayImages
 from .source import Source
 
+IMAGE = (3, 32, 32)
 PIXEL_BYTES = 3 * 32 * 32
+CROP_PADDING = 4  # the release's; the paper gives none
 
 
 class Cifar(Source):
-    """One of the two.
+    """CIFAR-10 or CIFAR-100.
 
     Args:
-        name: of the set, in `PREPROCESSING` and for MindSpore.
+        name: of the set, in `PREPROCESSING`.
         title: as people write it.
         folders: names of the folder that holds the files; the first is the official one.
-        files: of each split, and the number of records in each file; MindSpore's engine reads no other size.
+        files, records: the names of each split's files, and the number of images in each of them.
         label_bytes: before the pixels of a record; the last of them is the label.
         url, md5: of the official archive.
     """
@@ -49,24 +51,15 @@ class Cifar(Source):
         self.name = name
         self.title = title
         self.folders = folders
-        self.files_of = files
+        self.files = files
         self.records = records
         self.label_bytes = label_bytes
         self.url = url
         self.md5 = md5
         self.preprocessing = PREPROCESSING[name]
 
-    @property
-    def record_bytes(self) -> int:
-        return self.label_bytes + PIXEL_BYTES
-
     def find(self, path: str, splits: tuple[str, ...], download: bool) -> str:
-        """The folder at or under `path` that holds the splits' files, each whole and with labels in range.
-
-        Raises:
-            UserError: a file is missing, truncated or damaged; says where to put it.
-        """
-        files = [name for split in splits for name in self.files_of[split]]
+        files = [name for split in splits for name in self.files[split]]
         candidates = [*(Path(path) / name for name in self.folders), Path(path)]
         folder = next((place for place in candidates if all((place / name).is_file() for name in files)), None)
         if folder is None and download:
@@ -78,36 +71,45 @@ class Cifar(Source):
                 f"{self.title} is not complete at {path}: {', '.join(missing)} not found in {begun or candidates[0]}; "
                 f"give --data_path the folder that holds {self.folders[0]}, or add --download"
             )
-        for split in splits:
-            for name in self.files_of[split]:
-                self._verify(folder / name, self.records[split])
         return str(folder)
 
-    def open(self, folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
-        rows = create_dataset(
-            self.name,
-            root=folder,
-            split=split,
-            shuffle=shuffle,
-            num_shards=shards,
-            shard_id=shard,
-            num_parallel_workers=workers,
-        )
-        if "fine_label" in rows.get_col_names():  # of CIFAR-100's two labels
-            rows = rows.project(["image", "fine_label"]).rename("fine_label", "label")
-        return rows
+    def open(self, root: str, split: str, preprocessing: Preprocessing, threads: int) -> ArrayImages:
+        """Read a split into memory; training images are augmented by a random crop and a horizontal flip.
 
-    def augmentation(self) -> list:
-        """Random crop of 32x32 after padding 4 (the release's padding; the paper gives none) and horizontal flip."""
-        return [vision.RandomCrop((32, 32), (4, 4, 4, 4)), vision.RandomHorizontalFlip(0.5)]
+        Raises:
+            UserError: a file cannot be read, has another size, or has a label out of range.
+        """
+        files, count = self.files[split], self.records[split]
+        records = np.empty((len(files), count, self.label_bytes + PIXEL_BYTES), np.uint8)
+        for name, part in zip(files, records, strict=True):
+            self._read(Path(root) / name, part)
+        records = records.reshape(-1, records.shape[-1])
+        pixels = records[:, self.label_bytes :].reshape(-1, *IMAGE)
+        return ArrayImages(pixels, records[:, self.label_bytes - 1], preprocessing, CROP_PADDING)
 
-    def files(self, folder: str, splits: tuple[str, ...]) -> list[str]:
-        return [str(Path(folder) / name) for split in splits for name in self.files_of[split]]
+    def _read(self, file: Path, records: np.ndarray) -> None:
+        """Fill `records` (N, bytes of a record) with a file's content, and check it."""
+        try:
+            with file.open("rb") as stream:
+                read, size = stream.readinto(records), stream.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+        if not read == size == records.nbytes:
+            raise UserError(
+                f"{file} is truncated or not a {self.title} file: it has {size} bytes, but must have {records.nbytes}; "
+                "fetch it again"
+            )
+        labels, last = records[:, self.label_bytes - 1], len(self.preprocessing.classes) - 1
+        if labels.max() > last:
+            raise UserError(
+                f"{file} is damaged: record {int(labels.argmax())} has label {labels.max()}, but labels are "
+                f"0 to {last}; fetch it again"
+            )
 
     def fetch(self, path: str, files: list[str]) -> Path:
-        """Downloads the official archive, verifies its checksum, and unpacks it into `path`; leaves nothing half-done.
+        """Download the official archive, verify its checksum, and unpack it into `path`; leave nothing half-done.
 
-        Of several workers the first one does, and the others wait for it and find the files there.
+        Of several workers the first one does so; the others wait for it and find the files there.
 
         Raises:
             UserError: no network, or an archive with another checksum.
@@ -116,7 +118,7 @@ class Cifar(Source):
         archive = root / f"{self.url.rsplit('/', 1)[1]}.partial"
         unpacked = root / f"{folder}.partial"
         by_hand = (
-            f"download {self.url} elsewhere and unpack it, so that {root / folder / self.files_of['test'][0]} is there"
+            f"download {self.url} elsewhere and unpack it, so that {root / folder / self.files['test'][0]} is there"
         )
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -148,21 +150,6 @@ class Cifar(Source):
         if digest.hexdigest() != self.md5:
             raise UserError(
                 f"the archive from {self.url} has checksum {digest.hexdigest()}, but {self.md5} is expected: {by_hand}"
-            )
-
-    def _verify(self, file: Path, records: int) -> None:
-        size, expected = file.stat().st_size, records * self.record_bytes
-        if size != expected:
-            raise UserError(
-                f"{file} is truncated or no {self.title} file: it has {size} bytes, but must have {expected}; "
-                "fetch it again"
-            )
-        labels = np.memmap(file, np.uint8, "r")[self.label_bytes - 1 :: self.record_bytes]
-        last = len(self.preprocessing.classes) - 1
-        if labels.max() > last:
-            raise UserError(
-                f"{file} is damaged: record {int(labels.argmax())} has label {labels.max()}, but labels are "
-                f"0 to {last}; fetch it again"
             )
 
 

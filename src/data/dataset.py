@@ -1,26 +1,35 @@
-"""What training and evaluation see of a data set: shuffled, augmented, sharded batches; all test images in order."""
+"""What training and evaluation see of a data set: shuffled, augmented batches; all test images in order."""
 
-import itertools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import mindspore as ms
 import mindspore.dataset as engine
-from mindcv.data import create_loader
-from mindspore.dataset import vision
+import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
 from ..preprocessing import find_preprocessing
 from .cifar import CIFAR10, CIFAR100
 from .digits import Digits
-from .imagenet import ImageNet
-from .source import Source, broken_picture
+from .folder import FOLDER, IMAGENET
+from .image_files import UndecodableImage, open_image
+from .source import Epoch, Images, Source
 
-SOURCES: dict[str, Source] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "digits": Digits(), "imagenet": ImageNet()}
-ErrorSamples = engine.config.ErrorSamplesMode
-CHECKED_AT_ONCE = 1000  # pictures, between two steps of the bar
+SOURCES: dict[str, Source] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "digits": Digits(),
+    "folder": FOLDER,
+    "imagenet": IMAGENET,
+}
+HOLDOUT_SEED = 20211207  # of the shuffle that chooses held-out images, the same in every run
+MAX_REPLACEMENTS = 100  # images that cannot be decoded, one after the other
+PREFETCHED_BATCHES = 4  # by MindSpore; its 16 of ImageNet's size take gigabytes
+CHECKED_AT_ONCE = 1000  # images, between two steps of the progress bar
 
 
 class Dataset:
@@ -30,18 +39,22 @@ class Dataset:
         name: one of `SOURCES`.
         path: folder of the files; ignored where the set comes with a package.
         batch_size: images a batch.
-        workers: threads that read and augment, clamped to the number of cores.
+        num_parallel_workers: threads that read image files, clamped to the number of cores. No result depends on it.
         augment: whether training images are augmented.
-        seed: with the epoch it fixes order and augmentation.
-        rank, size: which of how many shards of the images this worker takes.
-        splits: the ones whose files must be there.
-        image_size: height and width to which images are scaled; None: as they are.
+        seed: fixes, with the epoch, the order of training images and their augmentation.
+        rank, size: which of how many workers this is, for its share of the images.
+        download: fetch the files if they are not there, where that is allowed.
+        splits: the ones that are opened.
+        image_size: height and width of the images; None: the data set's own.
+        holdout: how many training images are kept out of training, for `validation`. They are the same for any seed
+            and number of workers; a larger holdout contains a smaller one.
 
     Attributes:
-        preprocessing (Preprocessing): of this data set, with its classes.
+        preprocessing (Preprocessing): of this data set, with its classes and the size in use.
 
     Raises:
-        UserError: an unknown name; files missing, truncated or damaged.
+        UserError: an unknown name; files missing, truncated or damaged; splits with different classes; a holdout that
+            leaves no image.
     """
 
     def __init__(
@@ -49,7 +62,7 @@ class Dataset:
         name: str,
         path: str = "data",
         batch_size: int = 128,
-        workers: int = 1,
+        num_parallel_workers: int = 1,
         augment: bool = True,
         seed: int = 0,
         rank: int = 0,
@@ -57,67 +70,71 @@ class Dataset:
         download: bool = False,
         splits: tuple[str, ...] = ("train", "test"),
         image_size: int | None = None,
+        holdout: int = 0,
     ):
-        find_preprocessing(name)  # refuses an unknown one
-        self.source = SOURCES[name]
+        preprocessing = find_preprocessing(name, image_size)
+        source = SOURCES[name]
         self.name = name
-        self.splits = splits
-        self.root = self.source.find(path, splits, download)
-        self.preprocessing = self.source.described(self.root, splits[0])
-        self.image_size = image_size or self.preprocessing.size
-        self.num_classes = len(self.preprocessing.classes)
         self.batch_size = batch_size
-        self.workers = min(workers, os.cpu_count() or 1)
+        self.threads = min(num_parallel_workers, os.cpu_count() or 1)
         self.augment = augment
         self.seed = seed
         self.rank = rank
         self.size = size
-        self.requested: list[int] = []
-        self.delivered: list[int] | None = []  # None: a device took them
-        self.found = self._stamps()
+        self.root = source.find(path, splits, download)
+        self.images = {split: source.open(self.root, split, preprocessing, self.threads) for split in splits}
+        self.preprocessing = replace(preprocessing, classes=self._common_classes())
+        self.num_classes = len(self.preprocessing.classes)
+        self.held_out, self.trained = np.zeros(0, int), np.zeros(0, int)
+        if "train" in splits:
+            self._hold_out(holdout)
+        self.found = self._times()
+        self.reader: BatchReader | None = None  # of the epoch under way
+        self.delivered = 0  # of its batches
+        if self.has_files and self.threads < num_parallel_workers and rank == 0:
+            print(
+                f"warning: data.num_parallel_workers is {num_parallel_workers}, but this machine has {self.threads} "
+                f"cores: {self.threads} threads read images",
+                file=sys.stderr,
+            )
+
+    @property
+    def has_files(self) -> bool:
+        """Whether each image has a file of its own."""
+        return any(images.paths for images in self.images.values())
 
     @property
     def replaced(self) -> int | None:
-        """How many training images of the epoch under way could not be decoded, so that others came in their place:
-        those that were requested before the last good one, or of a whole epoch all. None after `train_pipeline`.
-
-        The engine delivers good images in the order of its requests, and others once more between them or at the end.
-        """
-        if self.delivered is None:
-            return None
-        delivered = set(self.delivered)
-        place = {index: number for number, index in enumerate(list(self.requested))}
-        reach = max((place[index] for index in delivered), default=-1) + 1
-        if len(self.delivered) == len(place):  # no remainder was dropped
-            reach = len(place)
-        return reach - len(delivered)
+        """How many images of the batches that `train` gave since its last call could not be decoded, so that others
+        came in their place. None after `train_pipeline`: nobody knows what a device took."""
+        return self.reader and sum(self.reader.replaced[: self.delivered])
 
     def check(self, splits: tuple[str, ...] | None = None, shared: bool = True) -> int:
-        """Decodes every picture of these splits, or of all that are open, with a progress bar; how many there are.
+        """Decode every image file of these splits, or of all that are open, with a progress bar; return how many.
 
-        Workers that train together share them, unless they are not `shared`. Data sets whose files `find` verifies as a
-        whole have no pictures to look at: 0.
+        Workers that train together divide them, unless they are not `shared`. Data sets without a file for each image
+        were verified when they were opened: 0.
 
         Raises:
             UserError: names the first that cannot be decoded, and says how many there are.
         """
-        paths = list(self.source.pictures(self.root, splits or self.splits))
+        paths = [path for split in splits or self.images for path in self.images[split].paths]
         if shared:
             paths = paths[self.rank :: self.size]
         broken = []
-        with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(paths), unit="picture", disable=not paths) as bar:
+        with ThreadPoolExecutor(self.threads) as pool, tqdm(total=len(paths), unit="image", disable=not paths) as bar:
             for start in range(0, len(paths), CHECKED_AT_ONCE):
                 some = paths[start : start + CHECKED_AT_ONCE]
-                reasons = pool.map(broken_picture, some)
+                reasons = pool.map(_why_undecodable, some)
                 broken += [(path, reason) for path, reason in zip(some, reasons, strict=True) if reason]
                 bar.update(len(some))
         if broken:
             (path, reason), others = broken[0], len(broken) - 1
             raise UserError(
-                f"{len(broken)} of {len(paths)} pictures cannot be decoded, first {path} ({reason})"
+                f"{len(broken)} of {len(paths)} images cannot be decoded, first {path} ({reason})"
                 + (f", then {', '.join(path for path, _ in broken[1:4])}" if others else "")
                 + (", ..." if others > 3 else "")
-                + ": fetch them again or take them away"
+                + ": replace or delete them"
             )
         return len(paths)
 
@@ -127,54 +144,58 @@ class Dataset:
         Raises:
             UserError: there is not one.
         """
-        images = self._count("train") // self.size
+        images = self.train_images() // self.size
         if images < self.batch_size:
             raise UserError(f"data.batch_size is {self.batch_size}, but a worker has only {images} training images")
         return images // self.batch_size
 
     def train_images(self) -> int:
-        """How many there are, for all workers."""
-        return self._count("train")
+        """How many there are to train on, for all workers; held-out images do not count."""
+        return len(self.trained)
 
     def test_images(self) -> int:
         """How many there are, for all workers."""
-        return self._count("test")
+        return len(self.images["test"])
+
+    def validation_images(self) -> int:
+        """How many are held out, for all workers."""
+        return len(self.held_out)
 
     def test_batches(self) -> int:
         """How many `test` gives to the worker that gets most."""
-        largest = -(-self.test_images() // self.size)
-        return -(-largest // self.batch_size)
+        return self._most_batches(self.test_images())
+
+    def validation_batches(self) -> int:
+        """How many `validation` gives to the worker that gets most."""
+        return self._most_batches(self.validation_images())
 
     def train(self, epoch: int, skip: int = 0, stop: int | None = None) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
-        """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker's shard, from number `skip` up to but
-        without number `stop`, or to the end.
+        """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker, from number `skip` up to but without
+        number `stop`, or to the end. Skipped batches are not read.
 
-        Seed and epoch fix the order; they and the number of workers fix the augmentation, since each worker draws
-        numbers of its own. So a resumed run sees what the first would have. An image that cannot be decoded is replaced
-        by one that can, and counted by `replaced`.
-
-        Of the shuffled images worker r takes numbers r, r + size, r + 2 size and so on, so that the images of a step
-        are, over all workers, the same ones for any number of workers with the same global batch. Where that would not
-        come out even, the engine would repeat up to size - 1 images at the end; `train_steps` ends before them.
+        Seed and epoch fix the order of all workers' images. Of the global batch of a step, worker r takes numbers r,
+        r + size, r + 2 size and so on, so the images of a step are, over all workers, the same for any number of
+        workers with the same global batch. How an image is augmented depends on seed, epoch and image only. So a
+        resumed run sees what the first would have seen. An image that cannot be decoded is replaced by the one after it
+        in the order, and counted by `replaced`.
 
         Raises:
-            UserError: the files are not the ones that were found at first.
+            UserError: image folders have changed since they were opened, or too many images cannot be decoded.
         """
-        batches = self._train_batches(epoch, stop)
-        self.delivered = []
-        if not self.source.indexed:
-            return self._read(batches.skip(skip) if skip else batches, "train", [])
-        # What is skipped here is counted too, so that a resumed epoch tells the same as a whole one.
-        return itertools.islice(self._read(batches, "train", self.delivered), skip, None)
+        pipeline = self.train_pipeline(epoch, skip, stop)
+        self.reader, self.delivered = pipeline.source, 0
+        return self._counted(self._read(pipeline))
 
-    def train_pipeline(self, epoch: int, skip: int = 0, stop: int | None = None) -> engine.Dataset:
-        """The engine's pipeline of the batches that `train` gives, for a device that reads them by itself. What it
-        replaces cannot be counted."""
-        batches = self._train_batches(epoch, stop)
-        self.delivered = None
-        if self.source.indexed:
-            batches = batches.project(batches.get_col_names()[:2])
-        return batches.skip(skip) if skip else batches
+    def train_pipeline(self, epoch: int, skip: int = 0, stop: int | None = None) -> engine.GeneratorDataset:
+        """The MindSpore dataset of the batches that `train` gives, for a device that reads them by itself."""
+        self._require_unchanged()
+        self.reader = None
+        place = Epoch(self.seed, epoch)
+        order = place.generator("order").permutation(self.trained)
+        mine = order[self.rank :: self.size]
+        count = len(order) // self.size // self.batch_size
+        batches = mine[: count * self.batch_size].reshape(count, self.batch_size)[skip:stop]
+        return _pipeline(BatchReader(self.images["train"], batches, place if self.augment else None, order))
 
     def test(self) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
         """Batches of this worker's test images in the file's order; the last one may be smaller.
@@ -183,89 +204,158 @@ class Dataset:
         workers than images some get none.
 
         Raises:
-            UserError: the files are not the ones that were found at first, or an image cannot be decoded.
+            UserError: image folders have changed since they were opened, or an image cannot be decoded.
         """
-        self.require_unchanged()
-        rows = self.source.open(self.root, "test", False, 1, 0, self.workers)
-        images = self.test_images()
-        first, end = images * self.rank // self.size, images * (self.rank + 1) // self.size
-        if first == end:
-            return iter(())
-        reader = rows
-        while reader.children:  # the sampler goes to what reads the files: the others' images are not even read
-            reader = reader.children[0]
-        reader.use_sampler(engine.SequentialSampler(first, end - first))
-        batches = self._batches(rows, self.source.plain(self.image_size), drop_remainder=False)
-        engine.config.set_error_samples_mode(ErrorSamples.RETURN)
-        return self._read(batches, "test", [])
+        return self._evaluation("test", np.arange(self.test_images()))
 
-    def require_unchanged(self) -> None:
-        """UserError if a file, or a folder of pictures, has gone or is no longer what it was when this was made."""
-        for path, now in self._stamps().items():
+    def validation(self) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
+        """Batches of this worker's held-out training images, transformed and divided as those of `test`."""
+        return self._evaluation("train", self.held_out)
+
+    def _evaluation(self, split: str, indices: np.ndarray) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
+        self._require_unchanged()
+        mine = indices[len(indices) * self.rank // self.size : len(indices) * (self.rank + 1) // self.size]
+        batches = [mine[start : start + self.batch_size] for start in range(0, len(mine), self.batch_size)]
+        return self._read(_pipeline(BatchReader(self.images[split], batches))) if batches else iter(())
+
+    def _most_batches(self, images: int) -> int:
+        largest = -(-images // self.size)
+        return -(-largest // self.batch_size)
+
+    def _common_classes(self) -> tuple[str, ...]:
+        first, *others = self.images.values()
+        for other in others:
+            differing = sorted(set(first.classes) ^ set(other.classes))
+            if differing:
+                raise UserError(
+                    f"the splits in {self.root} have different classes: {differing[0]} is in only one of them "
+                    f"({len(differing)} such)"
+                )
+        return first.classes
+
+    def _hold_out(self, holdout: int) -> None:
+        images = len(self.images["train"])
+        if holdout >= images:
+            raise UserError(
+                f"data.holdout is {holdout}, but {self.name} has {images} training images: at most {images - 1} can be "
+                "held out"
+            )
+        shuffled = np.random.default_rng(HOLDOUT_SEED).permutation(images)
+        self.held_out, self.trained = np.sort(shuffled[:holdout]), np.sort(shuffled[holdout:])
+
+    def _require_unchanged(self) -> None:
+        """UserError if a folder of images has gone, or images came or went, since the set was opened."""
+        for path, now in self._times().items():
             if now != self.found[path]:
                 what = "is gone" if now is None else "has changed"
                 raise UserError(
                     f"the data set changed while it was used: {path} {what}; put it back and resume the run"
                 )
 
-    def _stamps(self) -> dict[str, tuple[int, int] | None]:
-        """Size and time in ns of the set's files; None where there is none."""
-        return {path: _stamp(path) for path in self.source.files(self.root, self.splits)}
+    def _times(self) -> dict[str, int | None]:
+        """When each folder of images changed last, in ns; None if it is not there."""
+        return {path: _changed(path) for images in self.images.values() for path in images.folders}
 
-    def _train_batches(self, epoch: int, stop: int | None) -> engine.Dataset:
-        self.require_unchanged()
-        engine.config.set_seed((self.seed * 1_000_003 + epoch) % 2**31)
-        engine.config.set_error_samples_mode(ErrorSamples.REPLACE)
-        rows = self.source.open(self.root, "train", True, self.size, self.rank, self.workers)
-        if self.source.indexed:
-            self.requested = rows.source.requested
-        transforms = self.source.plain(self.image_size)
-        if self.augment:
-            transforms = self.source.augmentation() or transforms
-        batches = self._batches(rows, transforms, drop_remainder=True)
-        return batches if stop is None else batches.take(stop)
+    def _counted(self, batches: Iterator) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
+        for batch in batches:
+            self.delivered += 1
+            yield batch
 
-    def _count(self, split: str) -> int:
-        return self.source.open(self.root, split, False, 1, 0, 1).get_dataset_size()
-
-    def _batches(self, rows, transforms: list, drop_remainder: bool):
-        mean, std = self.preprocessing.mean, self.preprocessing.std
-        normalisation = [vision.Rescale(1 / 255, 0.0), vision.Normalize(mean, std), vision.HWC2CHW()]
-        return create_loader(
-            rows,
-            self.batch_size,
-            drop_remainder=drop_remainder,
-            transform=transforms + normalisation,
-            num_classes=self.num_classes,
-            num_parallel_workers=self.workers,
-        )
-
-    def _read(self, batches, split: str, delivered: list[int]) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
-        """(images, labels) of the batches; adds the indices, where there are any, to `delivered`."""
+    def _read(self, pipeline: engine.GeneratorDataset) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
         try:
-            for images, labels, *indices in batches.create_tuple_iterator(num_epochs=1):
-                if indices:
-                    delivered += indices[0].asnumpy().tolist()
-                yield images, labels
+            yield from pipeline.create_tuple_iterator(num_epochs=1)
         except RuntimeError as error:
-            self.check((split,), shared=False)  # names the picture, if it is one
-            raise UserError(f"an image of {self.name} cannot be read: {_reason(error)}") from error
+            if pipeline.source.error is None:
+                raise
+            raise pipeline.source.error from error  # MindSpore gives its text only
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+class BatchReader:
+    """Whole batches as the rows of a MindSpore dataset: (images float32 (B, 3, H, W), labels int32 (B,)).
+
+    Args:
+        images: of the split.
+        batches: the numbers of each batch's images.
+        augment: the epoch whose augmentation is applied; None: none.
+        order: of all images of the epoch; one that cannot be decoded is replaced by the next in it. None: it is an
+            error.
+
+    Attributes:
+        replaced: how many images of each batch were replaced, once it was read.
+        error: what ended the reading.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batches: Sequence[np.ndarray],
+        augment: Epoch | None = None,
+        order: np.ndarray | None = None,
+    ):
+        self.images = images
+        self.batches = batches
+        self.augment = augment
+        self.order = order
+        self.replaced = [0] * len(batches)
+        self.error: Exception | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            indices = np.array(self.batches[number])
+            pixels, broken = self.images.read(indices, self.augment)
+            self.replaced[number] = len(broken)
+            for _ in range(MAX_REPLACEMENTS):
+                if not broken or self.order is None:
+                    break
+                positions = list(broken)
+                indices[positions] = self._following(indices[positions])
+                pixels[positions], again = self.images.read(indices[positions], self.augment)
+                broken = {positions[place]: reason for place, reason in again.items()}
+            for position, reason in broken.items():
+                raise UserError(
+                    f"{self.images.paths[indices[position]]} cannot be decoded ({reason})"
+                    + (f", nor can the {MAX_REPLACEMENTS} images before it" if self.order is not None else "")
+                    + "; --check_data finds all such images"
+                )
+            return pixels, self.images.labels[indices]
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _following(self, indices: np.ndarray) -> np.ndarray:
+        positions = np.argsort(self.order)[np.searchsorted(np.sort(self.order), indices)]
+        return self.order[(positions + 1) % len(self.order)]
+
+
+def _pipeline(reader: BatchReader) -> engine.GeneratorDataset:
+    engine.config.set_prefetch_size(PREFETCHED_BATCHES)
+    return engine.GeneratorDataset(
+        reader,
+        ["image", "label"],
+        shuffle=False,
+        num_parallel_workers=1,  # more would take SIGTERM from the process
+        python_multiprocessing=False,
+    )
+
+
+def _why_undecodable(path: str) -> str | None:
     try:
-        status = os.stat(path)
+        open_image(path)
+    except UndecodableImage as error:
+        return str(error)
+    return None
+
+
+def _changed(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
-
-
-def _reason(error: RuntimeError) -> str:
-    """What MindSpore's message says after its heading."""
-    lines = [line.strip() for line in str(error).split("\n")]
-    return next((line for line in lines if line.startswith("[ERROR]")), lines[0]).removeprefix("[ERROR] ")
 
 
 def open_dataset(name: str, **options) -> Dataset:
-    """A `Dataset`; its arguments."""
+    """Open a `Dataset`; its arguments."""
     return Dataset(name, **options)

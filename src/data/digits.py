@@ -6,11 +6,11 @@ easily another.
 """
 
 import numpy as np
-from mindspore.dataset import NumpySlicesDataset
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from ..preprocessing import PREPROCESSING
+from ..preprocessing import PREPROCESSING, Preprocessing
+from .arrays import ArrayImages
 from .source import Source
 
 TEST_IMAGES = 360
@@ -25,19 +25,16 @@ class Digits(Source):
         """Nothing to find: the set is in the package."""
         return ""
 
-    def open(self, folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
-        images, labels = arrays(split)
-        return NumpySlicesDataset(
-            (images, labels), ["image", "label"], shuffle=shuffle, num_shards=shards, shard_id=shard
-        )
+    def open(self, root: str, split: str, preprocessing: Preprocessing, threads: int) -> ArrayImages:
+        return ArrayImages(*arrays(split), preprocessing)
 
 
 def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(images uint8 (N, 32, 32, 3), labels int32 (N,)) of "train" or "test"."""
+    """Return (pixels uint8 (N, 3, 32, 32), labels (N,)) of "train" or "test"."""
     digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
-    images = np.repeat(images[..., None], 3, axis=3)
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, digits.target.astype(np.int32), test_size=TEST_IMAGES, random_state=0, stratify=digits.target
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    pixels = np.repeat(grey[:, None], 3, axis=1)
+    train_pixels, test_pixels, train_labels, test_labels = train_test_split(
+        pixels, digits.target, test_size=TEST_IMAGES, random_state=0, stratify=digits.target
     )
-    return (train_images, train_labels) if split == "train" else (test_images, test_labels)
+    return (train_pixels, train_labels) if split == "train" else (test_pixels, test_labels)

@@ -1,63 +1,83 @@
-"""What a data set has to say for itself: `Dataset` makes batches of any `Source`."""
+"""What a data set provides: the place of its files, and the images of each split. `Dataset` makes batches of them.
 
-from collections.abc import Iterable
-from dataclasses import replace
+A new data set is a `Source` in a file of its own and a line in `SOURCES` of dataset.py. Its `open` returns
+`ArrayImages` (arrays.py) if all images fit into memory, or `FileImages` (folder.py) if each has a file. Its size, mean,
+deviation and classes are a line of `PREPROCESSING`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from mindspore.dataset import vision
 
 from ..preprocessing import Preprocessing
 
 
-class Source:
-    """A data set of images with a "train" and a "test" split.
+class Epoch(NamedTuple):
+    """What order and augmentation depend on, besides the image's number."""
+
+    seed: int
+    number: int
+
+    def generator(self, purpose: str, image: int = 0) -> np.random.Generator:
+        """Return a generator of random numbers for one purpose ("order" or "augmentation") of this epoch."""
+        return np.random.default_rng([self.seed, self.number, ("order", "augmentation").index(purpose), image])
+
+
+class Images(ABC):
+    """The images of one split, numbered from 0.
 
     Attributes:
-        preprocessing (Preprocessing): how its pixels become a network's input.
-        indexed (bool): whether its rows carry a third column, the image's index in the split, and come from a source
-            that keeps the indices as they are `requested`: then images that were replaced can be counted.
+        labels: int32 (N,).
+        classes: their names, by label.
+        paths: the file of each image; empty if one file holds many, which `Source.open` then verified.
+        folders: where `paths` are; if the time of one changes, images came or went.
+    """
+
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    paths: Sequence[str] = ()
+    folders: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, indices: np.ndarray, augment: Epoch | None = None) -> tuple[np.ndarray, dict[int, str]]:
+        """Return some images, normalised.
+
+        Args:
+            indices: the images' numbers, int (B,).
+            augment: the epoch of training whose random transforms are applied; they depend on seed, epoch and the
+                image's number only. None: the fixed transforms of evaluation.
+
+        Returns:
+            float32 (B, 3, size, size), and by position in it the reason for each image that cannot be decoded.
+        """
+
+
+class Source(ABC):
+    """A data set with the splits "train" and "test".
+
+    Attributes:
+        preprocessing: how its images become a network's input, at their usual size.
     """
 
     preprocessing: Preprocessing
-    indexed = False
 
+    @abstractmethod
     def find(self, path: str, splits: tuple[str, ...], download: bool) -> str:
-        """The folder at or under `path` that holds the splits; UserError names what is missing or damaged there."""
-        raise NotImplementedError
+        """Return the folder at or under `path` that holds the splits; UserError names what is missing there."""
 
-    def open(self, folder: str, split: str, shuffle: bool, shards: int, shard: int, workers: int):
-        """A MindSpore dataset of a split's rows (image, label[, index]), or of one of `shards` disjoint parts of it."""
-        raise NotImplementedError
+    @abstractmethod
+    def open(self, root: str, split: str, preprocessing: Preprocessing, threads: int) -> Images:
+        """Return the images of a split in the folder that `find` returned.
 
-    def classes(self, folder: str, split: str) -> tuple[str, ...]:
-        """Their names, by label; every split that `find` looked at has the same."""
-        return self.preprocessing.classes
+        Args:
+            preprocessing: the one to apply; its size may differ from the usual one.
+            threads: how many read at the same time, where each image has a file.
 
-    def augmentation(self) -> list:
-        """Random transforms from a row's image to uint8 (H, W, C)."""
-        return []
-
-    def plain(self, size: int) -> list:
-        """Transforms from a row's image to uint8 (size, size, C) without chance, as evaluation has them."""
-        return [] if size == self.preprocessing.size else [vision.Resize((size, size))]
-
-    def pictures(self, folder: str, splits: tuple[str, ...]) -> Iterable[str]:
-        """The files that hold one picture each, which `broken_picture` can look at; none where `find` verified all."""
-        return ()
-
-    def files(self, folder: str, splits: tuple[str, ...]) -> Iterable[str]:
-        """The files, or the folders of files, whose size and time tell whether the set has changed."""
-        return ()
-
-    def described(self, folder: str, split: str) -> Preprocessing:
-        """`preprocessing` with the classes of this folder."""
-        return replace(self.preprocessing, classes=self.classes(folder, split))
-
-
-def broken_picture(path: str) -> str | None:
-    """Why a picture cannot be decoded; None if it can."""
-    try:
-        vision.Decode(to_pil=True)(np.fromfile(path, np.uint8))
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:  # PIL and MindSpore raise all of these
-        return str(error).strip().split("\n")[0].split(" <")[0] or type(error).__name__
-    return None
+        Raises:
+            UserError: names a file that is truncated or damaged, or a folder without images.
+        """

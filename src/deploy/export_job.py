@@ -87,7 +87,7 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
         test_set = experiment.build_data(config, splits=("test",))
     except UserError:
         test_set = None
-    size = find_preprocessing(config.data.name).size
+    size = find_preprocessing(config.data.name, config.data.image_size).size
     digits = open_dataset("digits", batch_size=config.data.batch_size, augment=False, image_size=size)
     found: list[np.ndarray] = []
     count, sources = 0, []

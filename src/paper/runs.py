@@ -133,7 +133,8 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
     runs = [Run(spec, seed, output, overrides) for seed in range(seeds) for spec in study.specs]
     for run in runs:
         name = run.config.data.name
-        size, wanted = find_preprocessing(name).size, find_preprocessing(study.dataset).size
+        size = find_preprocessing(name, run.config.data.image_size).size
+        wanted = find_preprocessing(study.dataset).size
         if size != wanted:
             raise UserError(
                 f"the networks of {study.name} take images of {wanted}x{wanted}, but those of {name} are {size}x{size}"

@@ -112,10 +112,22 @@ class UndecodableImages(Callback):
     """Adds how many training images of the epoch could not be decoded and were replaced by others, over all workers.
     None if data sinking hides it."""
 
+    def on_epoch_begin(self, trainer: Trainer) -> None:
+        self.first_step, self.before = trainer.progress.step, trainer.progress.replaced
+
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
         if trainer.progress.step == trainer.experiment.steps_per_epoch:  # a run stopped from here on knows the number
+            self.count(trainer)
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        self.count(trainer)
+
+    def count(self, trainer: Trainer) -> None:
+        """Add those of this process's steps to those of the steps before the run was resumed."""
+        if trainer.progress.step > self.first_step:
             own = trainer.experiment.data.replaced
-            trainer.progress.replaced = None if own is None else int(trainer.collectives.gather([own]).sum())
+            found = None if own is None else int(trainer.collectives.gather([own]).sum())
+            trainer.progress.replaced = None if None in (found, self.before) else self.before + found
 
     def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         metrics["replaced_images"] = trainer.progress.replaced
@@ -135,7 +147,7 @@ class Evaluate(Callback):
         if epoch % train.eval_every and epoch < train.epochs:
             return
         metrics[CHOSEN_ON] = "test"
-        if getattr(trainer.experiment.config.data, "holdout", 0):
+        if trainer.experiment.config.data.holdout:
             metrics[CHOSEN_ON] = "holdout"
             self.evaluate(trainer, metrics, "holdout", data.validation, data.validation_batches())
         self.evaluate(trainer, metrics, "test", data.test, data.test_batches())

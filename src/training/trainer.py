@@ -47,7 +47,7 @@ class Progress:
     loss_sum: float = 0.0  # over the applied steps of this epoch
     grad_norm_sum: float = 0.0
     skipped: int = 0  # steps of this epoch that overflowed
-    replaced: int | None = 0  # undecodable images of this epoch; counted after its last step
+    replaced: int | None = 0  # undecodable images of this epoch; None: unknown
     best_top1: float = -1.0  # of the images that choose best.ckpt
     history: list[dict[str, Any]] = field(default_factory=list)  # the metrics of each epoch
 

@@ -4,13 +4,13 @@ import hashlib
 import http.client
 import io
 import itertools
+import os
 import shutil
 import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-import mindspore.dataset as engine
 import numpy as np
 import pytest
 
@@ -20,7 +20,7 @@ from src.errors import UserError
 
 MEAN = np.array([0.485, 0.456, 0.406])[:, None, None]
 STD = np.array([0.229, 0.224, 0.225])[:, None, None]
-PER_FILE = 10_000  # MindSpore's engine reads files of no other size
+PER_FILE = 400  # the official files have 10,000
 RECORD = 3073
 
 
@@ -32,6 +32,13 @@ def records(number: int) -> tuple[np.ndarray, np.ndarray]:
     index = np.arange(PER_FILE)
     pixels[:, 0, 0, :3] = np.stack([np.full(PER_FILE, number), index // 256, index % 256], axis=1)
     return pixels, generator.integers(0, 10, PER_FILE).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_files():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CIFAR10, "records", {"train": PER_FILE, "test": PER_FILE})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +102,12 @@ def identities(images: np.ndarray) -> list[tuple[int, int]]:
 
 def test_all_test_images_in_order_with_the_last_partial_batch(root, written):
     pixels, labels = written[0]
-    images, got_labels, sizes = collect(dataset(root, batch_size=3000).test())
-    assert sizes == [3000, 3000, 3000, 1000]
+    images, got_labels, sizes = collect(dataset(root, batch_size=120).test())
+    assert sizes == [120, 120, 120, 40]
     assert images.dtype == np.float32
     assert got_labels.dtype == np.int32
     np.testing.assert_array_equal(got_labels, labels)
-    np.testing.assert_allclose(images[::100], normalised(pixels[::100]), atol=1e-5)
+    np.testing.assert_allclose(images[::10], normalised(pixels[::10]), atol=1e-5)
     np.testing.assert_allclose(images[-5:], normalised(pixels[-5:]), atol=1e-5)
     assert identities(images) == [(0, index) for index in range(PER_FILE)]
 
@@ -114,14 +121,14 @@ def test_training_images_and_their_labels(root, written):
 
 
 def test_the_last_partial_training_batch_is_dropped(root):
-    assert dataset(root, batch_size=128).train_steps() == 390
-    assert dataset(root, batch_size=128, size=3).train_steps() == 130
-    assert dataset(root, batch_size=50_000).train_steps() == 1
-    assert len(list(dataset(root, batch_size=15_000).train(0))) == 3
-    with pytest.raises(UserError, match="batch_size is 50001.*only 50000 training images"):
-        dataset(root, batch_size=50_001).train_steps()
-    with pytest.raises(UserError, match="batch_size is 40000.*only 25000 training images"):
-        dataset(root, batch_size=40_000, size=2).train_steps()
+    assert dataset(root, batch_size=128).train_steps() == 15
+    assert dataset(root, batch_size=128, size=3).train_steps() == 5
+    assert dataset(root, batch_size=2000).train_steps() == 1
+    assert len(list(dataset(root, batch_size=600).train(0))) == 3
+    with pytest.raises(UserError, match="batch_size is 2001.*only 2000 training images"):
+        dataset(root, batch_size=2001).train_steps()
+    with pytest.raises(UserError, match="batch_size is 1500.*only 1000 training images"):
+        dataset(root, batch_size=1500, size=2).train_steps()
 
 
 def test_seed_and_epoch_fix_the_order(root):
@@ -134,18 +141,18 @@ def test_seed_and_epoch_fix_the_order(root):
     assert list(order(0, 0)) != sorted(order(0, 0))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_skip_gives_exactly_the_rest_with_augmentation(root, workers):
-    options = {"batch_size": 25, "augment": True, "workers": workers, "seed": 3}
+def test_skip_gives_exactly_the_rest_with_augmentation(root):
+    """So a run that resumes in the middle of an epoch, on other threads too, sees what the first would have."""
+    options = {"batch_size": 25, "augment": True, "seed": 3}
     images, labels, _ = collect(dataset(root, **options).train(2), 8)
-    rest_images, rest_labels, _ = collect(dataset(root, **options).train(2, skip=3), 5)
+    rest_images, rest_labels, _ = collect(dataset(root, num_parallel_workers=2, **options).train(2, skip=3), 5)
     np.testing.assert_array_equal(rest_images, images[75:])
     np.testing.assert_array_equal(rest_labels, labels[75:])
 
 
 def test_skip_and_stop_bound_the_epoch(root):
     """Batches skip .. stop - 1 of the five."""
-    data = dataset(root, batch_size=10_000)
+    data = dataset(root, batch_size=400)
     assert len(list(data.train(0, skip=3))) == 2
     assert len(list(data.train(0, skip=1, stop=3))) == 2
 
@@ -174,16 +181,12 @@ def test_augmentation_is_a_shifted_or_mirrored_crop(root, written):
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_shards_are_disjoint_and_complete(root, size):
-    """Read below the normalisation, which would take most of the time; `train` opens the files in the same way."""
-    labels_and_pixels = []
-    for rank in range(size):
-        engine.config.set_seed(5)
-        rows = CIFAR10.open(str(root / "cifar-10-batches-bin"), "train", True, size, rank, 1).batch(5000)
-        parts = [images.asnumpy()[:, 0, :3, 0] for images, _ in rows.create_tuple_iterator(num_epochs=1)]
-        labels_and_pixels.append({tuple(pixel) for part in parts for pixel in part.tolist()})
-    assert [len(part) for part in labels_and_pixels] == [5 * PER_FILE // size] * size
-    assert len(set.union(*labels_and_pixels)) == 5 * PER_FILE
+def test_the_workers_shares_are_disjoint_and_complete(root, size):
+    shares = [
+        identities(collect(dataset(root, batch_size=100, rank=rank, size=size).train(5))[0]) for rank in range(size)
+    ]
+    assert [len(share) for share in shares] == [5 * PER_FILE // size] * size
+    assert len(set().union(*shares)) == 5 * PER_FILE
 
 
 def test_each_worker_trains_on_its_own_shard(root):
@@ -195,7 +198,7 @@ def test_each_worker_trains_on_its_own_shard(root):
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_workers_parts_of_the_test_images_follow_each_other(root, size):
-    parts = [dataset(root, rank=rank, size=size, batch_size=1500) for rank in range(size)]
+    parts = [dataset(root, rank=rank, size=size, batch_size=60) for rank in range(size)]
     collected = [collect(part.test()) for part in parts]
     assert max(len(sizes) for _, _, sizes in collected) == parts[0].test_batches()
     images = np.concatenate([images for images, _, _ in collected])
@@ -209,32 +212,22 @@ def test_a_worker_without_test_images_gets_none(root, monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(2, 6), (3, 4)])
-def test_the_images_of_a_step_are_those_of_one_worker_with_the_same_global_batch(root, size, batch_size):
-    alone = dataset(root, batch_size=12, augment=False)
-    parts = [dataset(root, batch_size=batch_size, augment=False, rank=rank, size=size) for rank in range(size)]
-    assert {part.train_steps() for part in parts} == {alone.train_steps()}
-    steps = zip(alone.train(3, stop=4), *(part.train(3, stop=4) for part in parts), strict=True)
+def test_augmented_images_of_a_step_are_those_of_one_worker_with_the_same_global_batch(root, size, batch_size):
+    options = {"augment": True, "seed": 1}
+    single = dataset(root, batch_size=12, **options)
+    parts = [dataset(root, batch_size=batch_size, rank=rank, size=size, **options) for rank in range(size)]
+    assert {part.train_steps() for part in parts} == {single.train_steps()}
+    steps = zip(single.train(3, stop=4), *(part.train(3, stop=4) for part in parts), strict=True)
     for (images, _), *shares in steps:
-        together = [identity for share, _ in shares for identity in identities(share.asnumpy())]
-        assert sorted(together) == sorted(identities(images.asnumpy()))
+        together = [image.tobytes() for share, _ in shares for image in share.asnumpy()]
+        assert sorted(together) == sorted(image.tobytes() for image in images.asnumpy())
 
 
-def test_a_file_that_goes_or_changes_while_it_is_used_ends_the_run(folder):
-    for split in ("train", "test"):
-        data = dataset(folder.parent)
-        file = folder / "data_batch_2.bin"
-        target = file.resolve()
-        damage(file, lambda content: content[:-1] + b"x")
-        with pytest.raises(UserError, match=r"data_batch_2\.bin has changed; put it back"):
-            next(getattr(data, split)(*([0] if split == "train" else [])))
-        file.unlink()
-        with pytest.raises(UserError, match=r"data_batch_2\.bin is gone"):
-            next(getattr(data, split)(*([0] if split == "train" else [])))
-        file.symlink_to(target)
-
-
-def test_more_workers_than_cores_are_clamped(root):
-    assert collect(dataset(root, workers=500, batch_size=8).test(), 1)[2] == [8]
+def test_files_that_go_while_they_are_used_are_not_missed(folder):
+    data = dataset(folder.parent, batch_size=100)
+    expected, _, _ = collect(data.train(0))
+    (folder / "data_batch_2.bin").unlink()
+    np.testing.assert_array_equal(collect(data.train(0))[0], expected)
 
 
 def test_the_released_folder_serves_evaluation_alone(tmp_path, root):
@@ -248,7 +241,7 @@ def test_the_released_folder_serves_evaluation_alone(tmp_path, root):
 
 
 def test_the_folder_itself_may_be_named(root):
-    assert dataset(root / "cifar-10-batches-bin").train_steps() == 390
+    assert dataset(root / "cifar-10-batches-bin").train_steps() == 15
 
 
 def test_a_missing_file_is_named(folder):
@@ -276,7 +269,7 @@ def test_an_empty_place_says_where_files_belong(tmp_path):
 )
 def test_a_truncated_file_is_named(folder, name, change):
     damage(folder / name, change)
-    with pytest.raises(UserError, match=f"{name} is truncated.*must have 30730000"):
+    with pytest.raises(UserError, match=f"{name} is truncated.*must have 1229200"):
         dataset(folder.parent)
 
 
@@ -287,8 +280,37 @@ def test_a_wrong_label_is_named(folder):
 
 
 def test_an_unknown_data_set_is_refused():
-    with pytest.raises(UserError, match="unknown data set 'cifar'.*allowed are cifar10, cifar100, digits, imagenet"):
+    with pytest.raises(
+        UserError, match="unknown data set 'cifar'.*allowed are cifar10, cifar100, digits, imagenet, folder"
+    ):
         open_dataset("cifar")
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_file_that_shrinks_while_it_is_read_is_truncated(folder, monkeypatch, step):
+    """With a memory map this was a bus error."""
+    target = folder / "data_batch_2.bin"
+    damage(target, lambda content: content)
+    opened = Path.open
+
+    def shrinking(path, *arguments):
+        stream = opened(path, *arguments)
+        if path == target:
+            os.truncate(path, step * RECORD * PER_FILE // 5)
+        return stream
+
+    monkeypatch.setattr(Path, "open", shrinking)
+    with pytest.raises(UserError, match="data_batch_2.bin is truncated"):
+        dataset(folder.parent)
+
+
+def test_a_file_without_permission_is_named(folder, monkeypatch):
+    def refuse(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match="cannot read .*data_batch_1.bin: Permission denied"):
+        dataset(folder.parent)
 
 
 @pytest.fixture(scope="module")
@@ -365,4 +387,4 @@ def test_download_without_a_network_says_where_the_files_belong(tmp_path, monkey
 
 def test_no_download_where_the_files_are(monkeypatch, root):
     serve(monkeypatch, AssertionError("no download was needed"))
-    assert dataset(root, download=True).train_steps() == 390
+    assert dataset(root, download=True).train_steps() == 15

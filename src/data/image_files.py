@@ -1,0 +1,115 @@
+"""Read one image file: the same pixels for training, evaluation and `--check_data`, since all of them come here.
+
+Pillow decodes. What a file holds is decided by its content, not by its suffix. 16-bit grey becomes value >> 8, as
+16-bit colour does; transparency is dropped; CMYK and palettes become RGB; EXIF orientation is not applied; of an
+animated or multi-page file the first image is taken.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import UserError
+from ..preprocessing import Preprocessing
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in lower or upper case
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow's others can run programs or need further libraries
+MAX_PIXELS = 89_478_485  # 256 MiB as RGB; above it Pillow warns of decompression bombs
+MODES_TO_RGB = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+AREA = (0.08, 1.0)  # of a random crop, as a share of the image's
+ASPECT_RATIO = (3 / 4, 4 / 3)
+ATTEMPTS = 10  # to draw a crop that lies inside the image
+
+MAX_LENGTH = 8  # times the shorter side
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+class UndecodableImage(UserError):
+    """An image file that cannot be used; the message is the reason, without the path."""
+
+
+def open_image(path: str) -> Image.Image:
+    """Read an image file as RGB.
+
+    Raises:
+        UndecodableImage: it cannot be read, is damaged or truncated, has another format or more than `MAX_PIXELS`
+            pixels, or its values are not 8-bit or 16-bit.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise UndecodableImage(_too_large(math.prod(image.size)))
+            return _as_rgb(image)
+    except (UndecodableImage, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UndecodableImage(_too_large(2 * MAX_PIXELS)) from error
+    except UnidentifiedImageError as error:
+        raise UndecodableImage(f"its content is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+        raise UndecodableImage(reason or type(error).__name__) from error
+
+
+def _too_large(pixels: int) -> str:
+    return f"it has {pixels / 1e6:.0f} megapixels or more, but at most {MAX_PIXELS / 1e6:.0f} are decoded"
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # "I;16" and the like; also "I", as which some versions of Pillow open 16-bit grey
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise UndecodableImage("its grey values have more than 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode not in MODES_TO_RGB:
+        raise UndecodableImage(f"its pixels have mode {image.mode}, but 8-bit or 16-bit colour or grey is expected")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB Pillow warns
+    return image.convert("RGB")
+
+
+def centre(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """The part of an RGB image that evaluation sees: scaled so that the shorter side has `shorter_side` pixels, the
+    size x size centre of that; uint8 (size, size, 3).
+
+    Of an image longer than `MAX_LENGTH` times its width only the middle is scaled, as the whole would take gigabytes.
+    """
+    size, shorter_side = preprocessing.size, preprocessing.shorter_side
+    longest = MAX_LENGTH * min(image.size)
+    if max(image.size) > longest:
+        image = image.crop(_middle(image.size, min(image.width, longest), min(image.height, longest)))
+    width, height = image.size
+    if width < height:
+        scaled = image.resize((shorter_side, shorter_side * height // width), Image.BILINEAR)
+    else:
+        scaled = image.resize((shorter_side * width // height, shorter_side), Image.BILINEAR)
+    left, top = round((scaled.width - size) / 2), round((scaled.height - size) / 2)
+    return np.asarray(scaled.crop((left, top, left + size, top + size)))
+
+
+def _middle(shape: tuple[int, int], width: int, height: int) -> Box:
+    left, top = (shape[0] - width) // 2, (shape[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def random_box(width: int, height: int, generator: np.random.Generator) -> Box:
+    """Draw a crop of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, as Inception and its successors do.
+
+    After ten draws that do not fit, the largest centre crop with an aspect ratio in that range is taken.
+    """
+    areas = generator.uniform(*AREA, ATTEMPTS) * (width * height)
+    ratios = np.exp(generator.uniform(*np.log(ASPECT_RATIO), ATTEMPTS))
+    for area, ratio in zip(areas.tolist(), ratios.tolist(), strict=True):
+        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = generator.integers(0, (width - wide + 1, height - high + 1)).tolist()
+            return left, top, left + wide, top + high
+    widest, highest = max(1, round(height * ASPECT_RATIO[1])), max(1, round(width / ASPECT_RATIO[0]))
+    return _middle((width, height), min(width, widest), min(height, highest))
+
+
+def random_crop(image: Image.Image, generator: np.random.Generator, size: int) -> np.ndarray:
+    """A random part of an RGB image, scaled to uint8 (size, size, 3) and mirrored every second time on average."""
+    pixels = np.asarray(image.resize((size, size), Image.BILINEAR, random_box(*image.size, generator)))
+    return pixels[:, ::-1] if generator.integers(2) else pixels

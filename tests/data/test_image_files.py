@@ -1,0 +1,145 @@
+"""One image file to pixels: kinds of files, damaged and hostile ones, extreme shapes."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from src.data.image_files import MAX_PIXELS, UndecodableImage, centre, open_image, random_box, random_crop
+from src.preprocessing import PREPROCESSING
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
+FOLDER = PREPROCESSING["folder"]
+
+
+def saved(path, values: np.ndarray, mode: str | None = None, **options) -> str:
+    Image.fromarray(values, mode).save(path, **options) if mode else Image.fromarray(values).save(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_becomes_its_upper_8_bits(tmp_path, suffix):
+    values = np.arange(0, 65536, 256 / 7, dtype=float).astype(np.uint16)[:1750].reshape(50, 35)
+    pixels = np.asarray(open_image(saved(tmp_path / f"grey.{suffix}", values)))
+    np.testing.assert_array_equal(pixels, np.repeat((values >> 8).astype(np.uint8)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_modes_become_rgb(tmp_path, mode):
+    image = Image.new("RGB", (8, 6), (255, 255, 255)).convert("RGBA" if mode == "LA" else mode)
+    path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
+    (image.convert("LA") if mode == "LA" else image).save(path)
+    found = open_image(str(path))
+    assert found.mode == "RGB" and np.asarray(found).min() >= 254
+
+
+def test_a_palette_with_transparency_raises_no_warning(tmp_path, recwarn):
+    image = Image.new("P", (8, 6))
+    image.putpalette([10, 20, 30] * 256)
+    image.save(tmp_path / "image.png", transparency=bytes([0] * 256))
+    assert np.asarray(open_image(str(tmp_path / "image.png")))[0, 0].tolist() == [10, 20, 30]
+    assert not recwarn.list
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    for name in ("image.gif", "image.webp", "image.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert np.abs(np.asarray(open_image(str(tmp_path / name)))[0, 0].astype(int) - [255, 0, 0]).max() < 3
+
+
+def test_the_content_counts_and_not_the_suffix(tmp_path):
+    image = Image.new("RGB", (8, 6), (9, 9, 9))
+    for kind in ("PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        image.save(tmp_path / "image.jpg", kind)
+        assert np.abs(np.asarray(open_image(str(tmp_path / "image.jpg"))).astype(int) - 9).max() < 3
+
+
+def written(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_what_is_refused_says_why(tmp_path):
+    values = np.full((6, 8), 1e5)
+    jpeg = Path(saved(tmp_path / "sound.jpg", np.zeros((60, 80, 3), np.uint8))).read_bytes()
+    ppm = b"P6 2 2 255 " + bytes(12)
+    for path, reason in (
+        (written(tmp_path / "text.jpg", b"no image"), "its content is not JPEG, PNG, BMP, TIFF, WEBP or GIF"),
+        (written(tmp_path / "empty.png", b""), "its content is not JPEG"),
+        (written(tmp_path / "ppm.png", ppm), "its content is not JPEG"),
+        (written(tmp_path / "postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "its content is"),
+        (written(tmp_path / "cut.jpg", jpeg[: len(jpeg) - 200]), "(?i)truncated"),
+        (saved(tmp_path / "float.tif", values.astype(np.float32)), "its pixels have mode F"),
+        (saved(tmp_path / "int32.tif", values.astype(np.int32)), "its grey values have more than 16 bits"),
+        (str(tmp_path), "Is a directory"),
+        (str(tmp_path / "nowhere.jpg"), "No such file"),
+    ):
+        with pytest.raises(UndecodableImage, match=reason) as refusal:
+            open_image(path)
+        assert "\n" not in str(refusal.value)
+
+
+def bomb(path: Path, width: int, height: int) -> str:
+    """A PNG whose header alone says its size."""
+    Image.new("1", (8, 8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    stream = PngImagePlugin.o32(PngImagePlugin._crc32(bytes(content[12:29])))
+    content[29:33] = stream
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("width", "height"), [(14_000, 14_000), (MAX_PIXELS // 1000 + 1, 1000)])
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, width, height):
+    tracemalloc.start()
+    with pytest.raises(UndecodableImage, match="megapixels or more, but at most 89 are decoded"):
+        open_image(bomb(tmp_path / "bomb.png", width, height))
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(20_000, 1), (1, 20_000), (1, 1), (3, 900), (900, 3)])
+def test_an_extreme_shape_gives_an_image_and_takes_no_more_memory(tmp_path, shape):
+    """Scaled as a whole, 20000 x 1 would be 5,120,000 x 256."""
+    values = np.full((*shape, 3), 77, np.uint8)
+    image = open_image(saved(tmp_path / "long.png", values))
+    tracemalloc.start()
+    crops = [random_crop(image, np.random.default_rng(seed), 224) for seed in range(20)]
+    for pixels in [centre(image, FOLDER), *crops]:
+        assert pixels.shape == (224, 224, 3) and (pixels == 77).all()
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_of_a_very_long_image_evaluation_sees_the_middle(tmp_path):
+    values = np.zeros((10, 1000, 3), np.uint8)
+    values[:, 490:510] = 200
+    assert (centre(Image.fromarray(values), FOLDER) == 200).all()
+    assert (centre(Image.fromarray(values.transpose(1, 0, 2)), FOLDER) == 200).all()
+
+
+def test_random_crops_have_the_area_and_aspect_ratio_of_the_recipe():
+    width, height = 500, 375
+    areas, ratios, lefts = [], [], []
+    for seed in range(2000):
+        left, top, right, bottom = random_box(width, height, np.random.default_rng(seed))
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+        areas.append((right - left) * (bottom - top) / (width * height))
+        ratios.append((right - left) / (bottom - top))
+        lefts.append(left / max(width - right + left, 1))
+    assert 0.075 < min(areas) < 0.1 and 0.9 < max(areas) <= 1 and 0.74 < min(ratios) < max(ratios) < 1.35
+    assert abs(np.mean(lefts) - 0.5) < 0.03
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not on this machine")
+def test_the_shared_cases():
+    grey = np.asarray(Image.open(CASES / "gray16.png"))
+    np.testing.assert_array_equal(np.asarray(open_image(str(CASES / "gray16.png")))[..., 0], grey >> 8)
+    assert open_image(str(CASES / "webp_named.jpg")).size == (400, 300)
+    with pytest.raises(UndecodableImage, match="megapixels"):
+        open_image(str(CASES / "bomb196MP.png"))
