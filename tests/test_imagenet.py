@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
     (tree / "train/class1/0005.JPEG").write_bytes(b"no image")
     done = processes.run("train.py", *NETWORK, "--data_path", "tree", "--epochs", 1, "--output_dir", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "1 broken images replaced" in done.stdout
+    assert "1 undecodable images replaced" in done.stdout
     return folder
 
 
