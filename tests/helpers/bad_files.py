@@ -1,4 +1,4 @@
-"""A folder of what no door may take: damaged, misplaced or of another kind, beside the sound originals."""
+"""A folder of what no program may take: damaged, misplaced or of another kind, next to the sound originals."""
 
 import os
 import shutil

@@ -16,18 +16,18 @@ PATIENCE = 3000
 CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 
 
-def command(door: str, *arguments) -> list[str]:
-    return [sys.executable, str(ROOT / door), *map(str, arguments)]
+def command(program: str, *arguments) -> list[str]:
+    return [sys.executable, str(ROOT / program), *map(str, arguments)]
 
 
-def run(door: str, *arguments, cwd: Path, timeout: float = PATIENCE) -> subprocess.CompletedProcess:
+def run(program: str, *arguments, cwd: Path, timeout: float = PATIENCE) -> subprocess.CompletedProcess:
     """The finished process, its output as text."""
-    return subprocess.run(command(door, *arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command(program, *arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
-def start(door: str, *arguments, cwd: Path) -> subprocess.Popen:
+def start(program: str, *arguments, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        command(door, *arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(program, *arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
