@@ -15,9 +15,9 @@ PARTIAL = ".partial"  # in the names of files that are being written
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], suffix: str = "") -> None:
-    """Calls `write` with a place beside `path` and renames what it made, so that `path` is at every moment whole.
+    """Call `write` with a path next to `path` and rename what it made, so that `path` is at every moment a whole file.
 
-    The content is on the disk before the name: after a power cut too, the name stands for the old file or the new one.
+    The content reaches the disk before the name does: after a power cut, too, the file is the old one or the new one.
 
     Args:
         path: the file.

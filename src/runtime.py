@@ -28,7 +28,7 @@ def prepare_environment() -> None:
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     # Idle OpenMP threads that spin take the cores from MindSpore's own threads: a tenth of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Warnings of the framework's internals (3: errors alone) would bury the progress bar.
+    # Warnings of the framework's internals (3: errors only) would bury the progress bar.
     os.environ.setdefault("GLOG_v", "3")
 
 
@@ -59,7 +59,7 @@ def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distri
 
     try:
         if ms.get_context("device_target") != device_target:  # once anything ran, even the same choice is refused
-            logging.disable(logging.ERROR)  # MindSpore's lines on missing libraries, beside the error itself
+            logging.disable(logging.ERROR)  # MindSpore's lines on missing libraries; it raises an error as well
             ms.set_device(device_target)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"device {device_target} is not available here: {_available_devices(error)}") from error

@@ -29,7 +29,7 @@ from tests.soak import kills
 from tests.training import failing_worker
 from train import main as train
 
-TWIN = (
+SMALL = (
     *("--config", processes.ROOT / "configs/digits.yaml"),
     *("--network.binary", "false", "--data.batch_size", 8, "--steps_per_epoch", 2),
 )
@@ -59,7 +59,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(tmp_path
 
 def test_a_moved_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(tmp_path):
     first, moved = tmp_path / "first", tmp_path / "mövéd run"
-    process = processes.start("train.py", *TWIN, "--epochs", 3, "--output_dir", first, cwd=tmp_path)
+    process = processes.start("train.py", *SMALL, "--epochs", 3, "--output_dir", first, cwd=tmp_path)
     processes.wait_for((first / "epoch_0001.ckpt").exists, process)
     process.kill()
     process.communicate()
@@ -90,7 +90,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, capsys):
     new = tmp_path / "new"
     new.mkdir()
     with lock_run_dir(new):
-        assert f"another run uses {new}" in refused(capsys, *TWIN, "--output_dir", new)
+        assert f"another run uses {new}" in refused(capsys, *SMALL, "--output_dir", new)
         assert [path.name for path in new.iterdir()] == [".lock"]
     assert not list(new.iterdir())
     (new / "last.ckpt").write_bytes(b"not read")
@@ -115,7 +115,7 @@ def test_a_folder_without_a_whole_checkpoint_is_refused_with_every_reason(tmp_pa
 
 
 def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path):
-    done = run_within((resource.RLIMIT_FSIZE, 2**20), *TWIN, "--epochs", 1, "--output_dir", "run", cwd=tmp_path)
+    done = run_within((resource.RLIMIT_FSIZE, 2**20), *SMALL, "--epochs", 1, "--output_dir", "run", cwd=tmp_path)
     assert done.returncode == 2
     assert last_line(done).startswith("error: cannot write run/best.ckpt: File too large; fix that and start again")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "versions.txt", "log.txt"}
@@ -124,7 +124,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_to_go_on_trains_to_the_end_of_a_full_disk_and_says_what_it_could_not_save(tmp_path):
     options = ("--output_dir", "run", "--train.on_write_error", "go_on", "--epochs", 3)
-    process = processes.start("train.py", *TWIN, *options, cwd=tmp_path)
+    process = processes.start("train.py", *SMALL, *options, cwd=tmp_path)
     processes.wait_for((tmp_path / "run/epoch_0001.ckpt").exists, process)
     process.kill()
     process.communicate()
@@ -140,7 +140,7 @@ def test_a_run_that_is_to_go_on_trains_to_the_end_of_a_full_disk_and_says_what_i
 @pytest.mark.slow
 def test_too_little_memory_is_one_sentence(tmp_path):
     options = ("--data.batch_size", 1400, "--steps_per_epoch", 1, "--output_dir", "run")
-    done = run_within((resource.RLIMIT_AS, 4_500 * 2**20), *TWIN, *options, cwd=tmp_path)
+    done = run_within((resource.RLIMIT_AS, 4_500 * 2**20), *SMALL, *options, cwd=tmp_path)
     assert done.returncode == 2
     assert "error: out of memory, " in done.stderr and "Traceback" not in done.stderr
 
@@ -149,7 +149,7 @@ def test_too_little_memory_is_one_sentence(tmp_path):
 def test_data_that_vanish_end_the_run_in_one_sentence_and_what_was_saved_stays(tmp_path):
     data = write_tree(tmp_path / "data", train=16, test=4, size=(40, 30))
     options = ("--dataset", "folder", "--data_path", data, "--epochs", 2, "--output_dir", tmp_path / "run")
-    process = processes.start("train.py", *TWIN, *options, cwd=tmp_path)
+    process = processes.start("train.py", *SMALL, *options, cwd=tmp_path)
     processes.wait_for((tmp_path / "run/versions.txt").exists, process)
     folder = data / "train/class3"
     folder.rename(tmp_path / "elsewhere")  # while the first step compiles
@@ -164,7 +164,7 @@ def test_sigterm_in_an_evaluation_saves_and_ends_before_its_end(tmp_path, monkey
     data = processes.write_cifar10(tmp_path / "data")
     monkeypatch.setenv("FDA_BNN_HEARTBEATS", str(tmp_path))
     options = ("--dataset", "cifar10", "--data_path", data, "--epochs", 1, "--output_dir", "run")
-    process = processes.start("train.py", *TWIN, *options, cwd=tmp_path)
+    process = processes.start("train.py", *SMALL, *options, cwd=tmp_path)
     beat = tmp_path / "0"
     processes.wait_for(lambda: beat.exists() and "evaluating batch 5 " in beat.read_text(), process)
     process.send_signal(signal.SIGTERM)
@@ -231,7 +231,7 @@ def test_two_workers_that_are_stopped_inside_an_epoch_end_like_two_that_are_not(
 @pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal_ends_the_run_saved_unless_nohup_protects_it(tmp_path, ignored):
-    command = processes.command("train.py", *TWIN, "--epochs", 30, "--output_dir", "run")
+    command = processes.command("train.py", *SMALL, "--epochs", 30, "--output_dir", "run")
     master, terminal = pty.openpty()
     process = subprocess.Popen(
         ["nohup", *command] if ignored else command,

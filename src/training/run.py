@@ -145,10 +145,9 @@ def opening_words(experiment: Experiment, run_dir: Path) -> str:
     config, workers = experiment.config, experiment.worker.size
     batch = config.data.batch_size * workers
     rate, meant_for = f"{base_learning_rate(config, workers):g}", config.optimizer.lr_for_batch
-    holdout = getattr(config.data, "holdout", 0)
     chosen = (
-        f"{holdout} held-out training images"
-        if holdout
+        f"{config.data.holdout} held-out training images"
+        if config.data.holdout
         else "the test images, as in the paper (data.holdout N takes N training images instead)"
     )
     return (

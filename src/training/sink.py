@@ -89,7 +89,7 @@ def device_queue(take_step: Callable, pipeline: Pipeline) -> Iterator[Callable[[
     Not run on a device so far. To be watched there: that two calls overlap, which is what sinking is for; that nothing
     is compiled when the next epoch's queue opens, which is why the graph of the step is not made part of the queue's
     (no `jit_config`: a queue has a name of its own, and a graph that reads it holds that name); that `release` frees
-    the queue, which else goes on filling itself with a further round of the pipeline.
+    the queue, which else fills itself with another round of the pipeline.
     """
     next_step = ms.data_sink(take_step, pipeline, sink_size=1)
     try:

@@ -216,7 +216,12 @@ class Trainer:
         self.progress = Progress(**state)
         self.extra = dict(checkpoint.extra)
         own = self.extra.pop(self.WORKERS, None)
-        if own is not None and len(own) == self.collectives.size:
+        if own is not None:
+            shape = self.collectives.size, get_statistics(self.experiment.network).size + 1
+            if own.shape != shape:
+                raise UserError(
+                    f"{checkpoint.path} is damaged: its {self.WORKERS} are {own.shape}, but must be {shape}"
+                )
             self._set_own(own[self.collectives.rank])
 
     def _epoch(self) -> None:

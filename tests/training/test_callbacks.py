@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -19,7 +20,7 @@ from src.training import callbacks
 from src.training.evaluation import summarize
 from src.training.trainer import Callback, Progress, Trainer
 from tests.helpers import processes
-from tests.helpers.experiments import BATCH, tiny_experiment
+from tests.helpers.experiments import BATCH, CLASSES, batches, tiny_experiment
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -169,6 +170,22 @@ def test_every_so_many_epochs_are_evaluated_and_the_last(tmp_path, monkeypatch, 
     assert [row["epoch"] for row in rows if np.isnan(row["test_top1"])] == sorted({1, 2, 3, 4, 5} - set(evaluated))
     with (tmp_path / METRICS).open() as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file) if row["chosen_on"] == "test"] == evaluated
+
+
+def test_held_out_images_choose_instead_of_the_test_images(tmp_path):
+    experiment = tiny_experiment(tmp_path, epochs=1)
+    held_out = experiment.config.model_copy(
+        update={"data": experiment.config.data.model_copy(update={"holdout": BATCH})}
+    )
+    trainer = Trainer(replace(experiment, config=held_out), [callbacks.Evaluate()])
+    trainer.fit()
+    metrics = trainer.progress.history[0]
+    assert metrics["chosen_on"] == "holdout"
+    images, labels = batches(98)[0]
+    trainer.experiment.network.set_train(False)
+    own = summarize(trainer.experiment.network(images).asnumpy().astype(np.float64), labels.asnumpy(), CLASSES)
+    assert metrics["holdout_loss"] == pytest.approx(own.loss, rel=1e-5) and metrics["holdout_top1"] == own.top1
+    assert metrics["test_loss"] != metrics["holdout_loss"] and 0 <= metrics["test_top5"] <= 1
 
 
 def test_the_metrics_survive_columns_that_come_and_go():

@@ -81,7 +81,7 @@ def test_logits_that_are_no_numbers_count_as_wrong(bad):
     assert (result.top1, result.top5) == (0, 1 / 4)
 
 
-def test_of_equal_logits_one_alone_is_first():
+def test_only_one_of_equal_logits_is_first():
     logits = np.zeros((CLASSES, CLASSES))
     result = summarize(logits, np.arange(CLASSES), CLASSES)
     assert result.top1 == 1 / CLASSES

@@ -185,6 +185,14 @@ def test_saving_inside_an_epoch_does_not_change_the_statistics_of_several_worker
     assert resumed.progress.loss_sum == seen["loss"] and not resumed.averaged and not resumed.extra
 
 
+def test_statistics_of_other_workers_are_refused_on_resume(tmp_path):
+    trainer = Trainer(tiny_experiment(tmp_path), [])
+    trainer.extra[Trainer.WORKERS] = np.zeros((2, 7))
+    trainer.save(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"its worker_statistics are \(2, 7\), but must be \(1, 7\)"):
+        Trainer(tiny_experiment(tmp_path), []).resume(checkpoints.read(tmp_path / "last.ckpt"))
+
+
 def test_other_data_are_refused_on_resume(tmp_path):
     first = Trainer(tiny_experiment(tmp_path), [])
     first.save(tmp_path / "last.ckpt")
