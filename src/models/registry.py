@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mindcv.models.registry import register_model
@@ -35,29 +36,32 @@ NETWORKS: dict[str, Network] = {}
 
 
 def register(
-    *, image_size: int, size_multiple: int | None = None, num_classes: int = 10
-) -> Callable[[Callable[..., nn.Cell]], Callable[..., nn.Cell]]:
+    make: Callable[..., nn.Cell] | None = None,
+    *,
+    image_size: int = 32,
+    size_multiple: int | None = None,
+    num_classes: int = 10,
+) -> Callable[..., Any]:
     """Decorate `make(num_classes, in_channels, binarization, **options) -> Cell`: register it by its name for
-    `create_model`, and as `fda_<name>` for `mindcv.create_model`, with the facts of `Network`.
+    `create_model`, and as `fda_<name>` for `mindcv.create_model`, with the facts of `Network`. `@register` without
+    arguments means a network of CIFAR-10: only 32x32, 10 classes.
 
     mindcv passes 1000 classes on when its caller names no number, so 1000 means the network's own number there. For
     1000 classes of small images call `create_model`.
     """
+    if make is None:
+        return partial(register, image_size=image_size, size_multiple=size_multiple, num_classes=num_classes)
+    name = make.__name__
+    NETWORKS[name] = Network(make, image_size, size_multiple, num_classes)
 
-    def decorate(make: Callable[..., nn.Cell]) -> Callable[..., nn.Cell]:
-        name = make.__name__
-        NETWORKS[name] = Network(make, image_size, size_multiple, num_classes)
+    def entry(num_classes: int | None = None, in_channels: int = 3, pretrained: bool = False, **options) -> nn.Cell:
+        own = None if num_classes == MINDCV_CLASSES else num_classes
+        return create_model(name, own, in_channels, pretrained=pretrained, **options)
 
-        def entry(num_classes: int | None = None, in_channels: int = 3, pretrained: bool = False, **options) -> nn.Cell:
-            own = None if num_classes == MINDCV_CLASSES else num_classes
-            return create_model(name, own, in_channels, pretrained=pretrained, **options)
-
-        entry.__name__ = f"fda_{name}"
-        entry.__module__ = make.__module__
-        register_model(entry)
-        return make
-
-    return decorate
+    entry.__name__ = f"fda_{name}"
+    entry.__module__ = make.__module__
+    register_model(entry)
+    return make
 
 
 def create_model(

@@ -6,7 +6,7 @@ from mindspore import nn
 
 import mindspore_hub_conf
 from src.binary import Binarization
-from src.models import NETWORKS, create_model
+from src.models import NETWORKS, create_model, registry
 from src.models.registry import sizes_taken, takes_size
 
 ENTRY_POINTS = {
@@ -61,3 +61,30 @@ def test_sizes_are_known_without_building_a_network():
 
 def test_a_new_network_is_in_evaluation_mode():
     assert not any(cell.training for _, cell in create_model("resnet20").cells_and_names())
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """A registry that forgets what a test adds to it."""
+    monkeypatch.setattr(registry, "NETWORKS", dict(NETWORKS))
+    return registry.NETWORKS
+
+
+def test_a_network_is_registered_with_and_without_facts(networks):
+    def tiny(num_classes, in_channels, binarization):
+        return nn.Dense(in_channels, num_classes)
+
+    def tinier(num_classes, in_channels, binarization):
+        return nn.Dense(in_channels, num_classes)
+
+    registry.register(tiny)
+    registry.register(image_size=64, size_multiple=16, num_classes=3)(tinier)
+    assert (networks["tiny"].image_size, networks["tiny"].size_multiple, networks["tiny"].num_classes) == (32, None, 10)
+    assert takes_size("tinier", 48) and not takes_size("tiny", 48)
+    assert create_model("tiny").weight.shape == (10, 3)
+    assert mindcv.create_model("fda_tinier").weight.shape == (3, 3)
+
+
+def test_an_option_that_is_no_binarization_is_refused():
+    with pytest.raises(TypeError, match="estimator"):
+        mindcv.create_model("fda_resnet20", estimator="ste")
