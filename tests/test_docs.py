@@ -106,6 +106,7 @@ def test_the_network_of_the_page_trains_by_train_py(tmp_path):
     assert (copy / "run/last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_the_page_on_python_runs_as_it_stands(tmp_path):
     """All three ways of training learn, and their schedules are at the end of their tables."""
     state = """
