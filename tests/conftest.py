@@ -1,5 +1,7 @@
 """Fixtures of all tests. The environment is set before the first `import mindspore`, so before any test file."""
 
+import contextlib
+import ctypes
 import gc
 import sys
 from pathlib import Path
@@ -42,6 +44,15 @@ def fixed_seed() -> None:
     """Initial weights are the same whichever tests run before."""
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].set_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Give the memory of a file's networks back to the system: collected alone, most of it stays with the process."""
+    yield
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pytest_collection_finish() -> None:

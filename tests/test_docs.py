@@ -70,6 +70,7 @@ def run_program(folder: Path, *blocks: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
     facts = "from src.models import create_model\nprint('classes', create_model('small_net', 7).head.out_channels)"
     out = run_program(tmp_path, *code("binarizing_a_network.md"), facts)

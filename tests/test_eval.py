@@ -31,6 +31,7 @@ def report(capsys, *argv) -> tuple[dict, str]:
     return json.loads(output.strip().split("\n")[-1]), output
 
 
+@pytest.mark.slow
 def test_the_released_scripts_flags_work_as_they_are(released, capsys):
     result, output = report(
         capsys,

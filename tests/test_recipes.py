@@ -23,7 +23,6 @@ from tests.helpers.images import write_tree
 
 FILES = sorted((processes.ROOT / "configs").rglob("*.yaml"))
 SPECS = {spec.name: spec for study in STUDIES.values() for spec in study.specs}
-LARGE_NETWORKS = {"alexnet", "resnet34"}  # 62 and 22 million weights, each with a gradient and a moment
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def test_every_recipe_builds_its_network(file):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in LARGE_NETWORKS else ()) for name in sorted(NETWORKS)],
+    [pytest.param(name, marks=() if name == "vgg_small" else pytest.mark.slow) for name in sorted(NETWORKS)],
 )
 def test_every_network_takes_a_step(name):
     """In PyNative mode, which spares the compilation, and without noise; the slow tests have graph mode and noise."""

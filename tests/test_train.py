@@ -35,16 +35,16 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
     return {name: value.asnumpy() for name, value in content.items() if isinstance(value, ms.Tensor)}
 
 
-def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
+def interrupted_and_whole(tmp_path: Path, *options, program: tuple[str, ...] = ("train.py",)) -> tuple[Path, Path]:
     """Two runs of a recipe: one stopped by SIGTERM, resumed, killed in the middle of an epoch, resumed; one not."""
     data = processes.write_cifar10(tmp_path / "data ä")
     recipe = ("--data_path", data, *SMALL_RUN, *options)
     whole, interrupted = tmp_path / "whole run", tmp_path / "ünterbrochen"
-    done = processes.run("train.py", *recipe, "--output_dir", whole, cwd=tmp_path)
+    done = processes.run(*program, *recipe, "--output_dir", whole, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
     last = interrupted / "last.ckpt"
-    process = processes.start("train.py", *recipe, "--output_dir", interrupted, cwd=tmp_path)
+    process = processes.start(*program, *recipe, "--output_dir", interrupted, cwd=tmp_path)
     processes.wait_for(last.exists, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=processes.PATIENCE)
@@ -53,11 +53,11 @@ def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
     assert not (interrupted / "metrics.csv").exists(), "it was stopped within the first epoch, as meant"
 
     stopped = processes.modified(last)
-    process = processes.start("train.py", "--resume", interrupted, cwd=tmp_path)
+    process = processes.start(*program, "--resume", interrupted, cwd=tmp_path)
     processes.wait_for(lambda: processes.modified(last) > stopped, process)
     process.kill()
     process.communicate()
-    done = processes.run("train.py", "--resume", interrupted, cwd=tmp_path)
+    done = processes.run(*program, "--resume", interrupted, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(data)  # 184 MB
     return interrupted, whole
@@ -66,13 +66,15 @@ def interrupted_and_whole(tmp_path: Path, *options) -> tuple[Path, Path]:
 def assert_same_run(interrupted: Path, whole: Path) -> None:
     assert metrics(interrupted) == metrics(whole)
     first, second = weights(interrupted), weights(whole)
-    assert first.keys() == second.keys() and len(first) > 150
+    assert first.keys() == second.keys() and first
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], name)
 
 
 def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(tmp_path):
-    interrupted, whole = interrupted_and_whole(tmp_path, "--epochs", 1, "--noise.enabled", "false")
+    program = ("tests/helpers/small_network.py", "train.py")
+    options = ("--epochs", 1, "--network.name", "small")
+    interrupted, whole = interrupted_and_whole(tmp_path, *options, program=program)
     assert_same_run(interrupted, whole)
     assert [row["epoch"] for row in metrics(whole)] == ["1"]
     assert metrics(whole)[-1]["n"] == "18.0"
@@ -83,7 +85,7 @@ def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_with_noise_modules_and_adam(tmp_path):
+def test_the_same_with_the_whole_resnet20_and_adam(tmp_path):
     assert_same_run(
         *interrupted_and_whole(tmp_path, "--epochs", 2, "--optimizer.name", "adam", "--optimizer.lr", 0.001)
     )

@@ -1,1 +1,1 @@
-"""What several tests share: oracles, processes, networks, images, bad files."""
+"""Shared by several tests: oracles, processes, networks, images, bad files."""

@@ -1,4 +1,4 @@
-"""A folder of what no program may take: damaged, misplaced or of another kind, next to the sound originals."""
+"""Write a folder of bad files, which every program must refuse, next to the good originals."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ CONFIGS = {
 
 
 def write_all(folder: Path) -> Path:
-    """Fills an empty folder; returns it."""
+    """Fill an empty folder and return it."""
     for name, text in CONFIGS.items():
         (folder / name).write_text(text)
     (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x00\x81")
@@ -103,7 +103,7 @@ def write_checkpoints(folder: Path) -> None:
 
 
 def write_runs(folder: Path) -> None:
-    """Run folders by what is wrong with them."""
+    """Run folders, named after what is wrong with them."""
     sound = (folder / "sound.ckpt").read_bytes()
     digits = "data: {name: digits}\nnetwork: {binary: false}\n"
     for name, config, last in (
@@ -120,7 +120,7 @@ def write_runs(folder: Path) -> None:
 
 
 def write_cifar(folder: Path) -> None:
-    """CIFAR-10 folders by what is wrong with them; the files are sparse, zeros are label 0 and black."""
+    """CIFAR-10 folders, named after what is wrong with them. The files are sparse: zeros are label 0 and black."""
     for name in ("missing", "empty_file", "truncated", "long", "labels"):
         target = folder / f"cifar_{name}" / "cifar-10-batches-bin"
         target.mkdir(parents=True)
@@ -139,7 +139,7 @@ def write_cifar(folder: Path) -> None:
 
 
 def write_imagenet(folder: Path) -> None:
-    """Picture trees by what is wrong with them."""
+    """Image folders, named after what is wrong with them."""
     sound = write_tree(folder / "imagenet", train=8, test=4, size=(40, 30))
     for name in ("no_val", "empty_class", "other_classes", "flat", "broken_picture"):
         shutil.copytree(sound, folder / f"imagenet_{name}")

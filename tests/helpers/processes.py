@@ -49,7 +49,7 @@ def modified(path: Path) -> int:
 
 
 def write_cifar10(folder: Path, names: Sequence[str] = CIFAR10_FILES, within: str = "cifar-10-batches-bin") -> Path:
-    """Files in CIFAR-10's layout, of random images with labels in turn. MindSpore's reader takes full size alone."""
+    """Files in CIFAR-10's layout, of random images with labels in turn. The files have full size."""
     target = folder / within
     target.mkdir(parents=True)
     for seed, name in enumerate(names):

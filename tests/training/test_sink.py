@@ -194,7 +194,11 @@ def final(trainer: Trainer) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("sink_size", "looks", "saves"),
-    [(2, [2, 2, 1], [2, 4]), (3, [3, 2], [3, 5]), (100, [5], [5])],
+    [
+        (2, [2, 2, 1], [2, 4]),
+        pytest.param(3, [3, 2], [3, 5], marks=pytest.mark.slow),
+        pytest.param(100, [5], [5], marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_with_sinking_is_the_run_without(queue, sink_size, looks, saves):
     """Looks, and what depends on them, come every `sink_size` steps and at an epoch's end; results are the same."""
