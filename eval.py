@@ -67,13 +67,15 @@ def main(argv: Sequence[str]) -> int:
     from src.training.evaluation import evaluate
 
     checkpoint = checkpoints.read(arguments.checkpoint)
-    config = load_config(checkpoint.config, overrides)
+    config = load_config(checkpoints.network_config(checkpoint), overrides)
     runtime.start(config.runtime.device_target, config.runtime.mode, config.seed)
     data = experiment.build_data(config, splits=("test",))
     num_classes = arguments.num_classes or data.num_classes
     if num_classes < data.num_classes:
         raise UserError(f"--num_classes is {num_classes}, but {data.name} has {data.num_classes} classes")
-    experiment.require_same_classes(experiment.preprocessing_of(config, checkpoint), data, arguments.checkpoint)
+    experiment.require_same_classes(
+        checkpoint.preprocessing, data.preprocessing, f"the data set in {data.root}", arguments.checkpoint
+    )
     network = experiment.trained_network(config, checkpoint, num_classes)
     amp.auto_mixed_precision(network, config.amp.level)  # as in the run, whose own figures these then are
     if arguments.check_data:

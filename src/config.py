@@ -25,15 +25,13 @@ from pydantic import (
 )
 
 from .errors import UserError
+from .migration import FORMAT, RENAMED, require_known_format
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "default_config.yaml"  # as installed by pip
 if not DEFAULT_CONFIG.is_file():
     DEFAULT_CONFIG = DEFAULT_CONFIG.parent.parent / DEFAULT_CONFIG.name  # in the repository
 # The network and the estimators check what is below these.
 FREE_KEYS = ("network.options", "network.estimator_options", "network.weight_estimator_options")
-
-# Keys of earlier versions. Checkpoints with them are migrated; in a file or a flag of a user they are refused.
-RENAMED = {"data.workers": "data.num_parallel_workers"}
 
 # What may change when a run is resumed: where and how it runs, but nothing that its result depends on.
 RESUMABLE = {
@@ -236,7 +234,8 @@ class Config(Section):
         return self.noise.enabled and self.schedules.alpha.start > 0
 
     def to_yaml(self) -> str:
-        return yaml.dump(self.model_dump(), Dumper=_Dumper, sort_keys=False)
+        """The text of a run folder's config.yaml, with the format's number first."""
+        return yaml.dump({"format": FORMAT, **self.model_dump()}, Dumper=_Dumper, sort_keys=False)
 
 
 # Words and numbers as YAML 1.2 reads them. YAML 1.1, PyYAML's own, takes 010 for 8, 1:30 for 90, `no` for false.
@@ -344,7 +343,10 @@ def load_config(
     if isinstance(source, Mapping):
         _merge(content, source, "the stored config")
     elif source is not None:
-        _merge(content, read_yaml(source), str(source))
+        given = read_yaml(source)
+        if "format" in given:  # another run's config.yaml
+            require_known_format(given.pop("format"), f"the config {source}")
+        _merge(content, given, str(source))
     for key, value in (overrides or {}).items():
         nested: Any = value
         for part in reversed(key.split(".")):

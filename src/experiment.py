@@ -1,5 +1,6 @@
 """Config -> data, network, optimizer, schedules: the one place where a run is put together."""
 
+import sys
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -7,6 +8,7 @@ import numpy as np
 from mindcv.loss import create_loss
 from mindspore import amp, nn
 
+from . import cli
 from .binary import Binarization, schedules
 from .binary.validation import lookup, require_known_options
 from .checkpoints import Checkpoint, load_network
@@ -128,26 +130,40 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
 
 
 def preprocessing_of(config: Config, checkpoint: Checkpoint) -> Preprocessing:
-    """What the checkpoint's network was trained with, if the file says so and the config names the same data set; else
-    what is known of the config's."""
-    if checkpoint.preprocessing is not None and checkpoint.config["data"]["name"] == config.data.name:
-        size = config.data.image_size
-        return checkpoint.preprocessing.with_size(size) if size else checkpoint.preprocessing
-    return find_preprocessing(config.data.name, config.data.image_size)
+    """What the checkpoint's network was trained with if the file says so, else what is known of the config's data; for
+    images of `data.image_size` if that is given."""
+    size = config.data.image_size
+    if checkpoint.preprocessing is None:
+        return find_preprocessing(config.data.name, size)
+    return checkpoint.preprocessing.with_size(size) if size else checkpoint.preprocessing
 
 
-def require_same_classes(trained: Preprocessing | None, data: Dataset, checkpoint: str) -> None:
-    """UserError unless the data have the classes that a network was trained on, in the same order; None: nobody knows
-    them."""
-    found = data.preprocessing.classes
-    if trained is None or not trained.classes or trained.classes == found:
+def require_same_classes(trained: Preprocessing | None, found: Preprocessing, data: str, checkpoint: str) -> None:
+    """UserError unless data have the classes that a network was trained on, in the same order, and the same
+    normalisation.
+
+    Args:
+        trained: of the network's training; None: unknown, as of files that are not ours.
+        found: of the data; no classes: unknown.
+        data: names them in the error.
+        checkpoint: the network's file.
+    """
+    if trained is None:
         return
-    pairs = zip_longest(trained.classes, found, fillvalue="none")
-    label, (wanted, other) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
-    raise UserError(
-        f"{checkpoint} was trained on {len(trained.classes)} classes, and the data in {data.root} have {len(found)}, "
-        f"not the same: class {label} is {wanted} there and {other} here"
-    )
+    if trained.classes and found.classes and trained.classes != found.classes:
+        pairs = zip_longest(trained.classes, found.classes, fillvalue="none")
+        label, (wanted, other) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise UserError(
+            f"{checkpoint} was trained on {len(trained.classes)} classes, and {data} has {len(found.classes)}, not the "
+            f"same: class {label} is {wanted} there and {other} here; to train on other classes, start from its "
+            "weights with train.py --init_checkpoint"
+        )
+    for name in ("mean", "std"):
+        if getattr(trained, name) != getattr(found, name):
+            raise UserError(
+                f"{checkpoint} was trained on images with the {name} {getattr(trained, name)}, and those of {data} "
+                f"have {getattr(found, name)}: use the data set that it was trained on"
+            )
 
 
 def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | None = None) -> nn.Cell:
@@ -160,7 +176,8 @@ def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | N
     if not num_classes:
         raise UserError(f"{checkpoint.path} does not say how many classes its network has: give --num_classes")
     network = build_network(config, num_classes)
-    load_network(network, checkpoint)
+    for note in load_network(network, checkpoint):
+        cli.echo(f"note: {note}", sys.stderr)
     return network
 
 

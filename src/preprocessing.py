@@ -1,10 +1,15 @@
 """Size, normalisation and class names of each data set, as plain data for training and deployment alike."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from pydantic import TypeAdapter, ValidationError
+
 from .errors import UserError
+
+MAX_STORED_SIZE = 10_000  # pixels; more in a file is damage
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,31 @@ class Preprocessing:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, content: dict) -> "Preprocessing":
-        """What `to_dict` gave, also after JSON has made lists of its tuples."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    def from_json(cls, text: str) -> "Preprocessing":
+        """The inverse of `json.dumps(preprocessing.to_dict())`, for a text from anywhere.
+
+        Raises:
+            ValueError: names the first field that is missing, unknown, or of another type or range.
+        """
+        try:
+            found = TypeAdapter(cls).validate_json(text, strict=True)
+            unknown = TypeAdapter(dict).validate_json(text).keys() - cls.__dataclass_fields__
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        allowed = {
+            "size": 1 <= found.size <= MAX_STORED_SIZE,
+            "mean": all(math.isfinite(value) for value in found.mean),
+            "std": all(math.isfinite(value) and value > 0 for value in found.std),
+            "classes": all(name.strip() for name in found.classes),
+            "shorter_side": found.shorter_side is None or found.size <= found.shorter_side <= MAX_STORED_SIZE,
+            "layout": found.layout == cls.layout,
+            "color": found.color == cls.color,
+        }
+        wrong = [*sorted(unknown), *(name for name, right in allowed.items() if not right)]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: not an allowed field or value")
+        return found
 
 
 CIFAR100_CLASSES = """

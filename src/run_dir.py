@@ -9,9 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from .config import read_yaml
 from .errors import UserError
 from .files import PARTIAL, locked, make_folder
+from .migration import migrate_config, require_known_format
 
 RUNS = Path("runs")  # where runs without an output_dir go
 LATEST = RUNS / "latest"  # a link to the newest run in RUNS
@@ -67,6 +70,17 @@ def link_latest(folder: Path) -> None:
 def resolve_link(folder: Path) -> Path:
     """The folder that a link such as LATEST means now: a later run may change the link."""
     return Path(os.path.normpath(folder.parent / folder.readlink())) if folder.is_symlink() else folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The keys of the run's config.yaml under today's names, for `load_config`.
+
+    Raises:
+        UserError: it cannot be read, is no YAML, or of a newer format.
+    """
+    content = read_yaml(folder / CONFIG)
+    number = content.pop("format", 0)
+    return migrate_config(content, number and require_known_format(number, str(folder / CONFIG)))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -49,7 +49,7 @@ def test_training_counts_what_it_replaced(trained):
 
 def test_evaluation_knows_the_classes(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
-    assert cli.run(evaluation.main, ["--checkpoint", "run/best.ckpt", "--check_data"]) == 0
+    assert cli.run(evaluation.main, ["--checkpoint", "run/best.ckpt", "--data_path", "tree", "--check_data"]) == 0
     output = capsys.readouterr().out
     assert "8 images can be decoded" in output and "8 test images of imagenet" in output
     assert all(f"class{label}" in output for label in range(4))

@@ -105,6 +105,6 @@ def test_the_networks_for_imagenet_learn_32_pictures(network, tmp_path):
     course = losses(tmp_path / "run")
     assert len(course) == 5 and np.isfinite(course).all()
     assert course[-1] <= course[0] / 2, course
-    done = processes.run("eval.py", "--checkpoint", "run/last.ckpt", cwd=tmp_path)
+    done = processes.run("eval.py", "--checkpoint", "run/last.ckpt", "--data_path", tree, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{network}, run/last.ckpt, 8 test images of imagenet" in done.stdout

@@ -50,7 +50,8 @@ def run(
             network. Then no file is left.
     """
     trained = checkpoints.read(checkpoint)
-    config = load_config(trained.config, overrides)
+    config = load_config(checkpoints.network_config(trained), overrides)
+    require_data_set_of(trained, config)
     runtime.start(config.runtime.device_target, "graph", config.seed)
     network = freeze(experiment.trained_network(config, trained, num_classes))
     preprocessing = experiment.preprocessing_of(config, trained)
@@ -70,6 +71,19 @@ def run(
     description = describe(config, preprocessing, file_format, batch_size, target.name)
     write_text(target.with_name(target.name + ".json"), json.dumps(description, indent=2))
     print(f"{target}: {target.stat().st_size / 1024:.0f} KiB; {verified}")
+
+
+def require_data_set_of(checkpoint: checkpoints.Checkpoint, config: Config) -> None:
+    """UserError if the config names another data set than the checkpoint was trained on."""
+    if checkpoint.config is None or config.data.name == checkpoint.config["data"]["name"]:
+        return
+    found = find_preprocessing(config.data.name)
+    experiment.require_same_classes(checkpoint.preprocessing, found, config.data.name, checkpoint.path)
+    if found.classes != checkpoint.preprocessing.classes:
+        raise UserError(
+            f"{checkpoint.path} was trained on {checkpoint.config['data']['name']}, not on {config.data.name}: leave "
+            "out --dataset, the file says what it was trained on"
+        )
 
 
 def verify(network: nn.Cell, config: Config, file_format: str, batch_size: int | None, path: Path) -> str:

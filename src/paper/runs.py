@@ -25,7 +25,7 @@ from ..config import RESUMABLE, Config, leaf_keys, load_config, read_yaml
 from ..errors import UserError
 from ..files import locked, make_folder, write_text
 from ..preprocessing import find_preprocessing
-from ..run_dir import CONFIG, LAST, LOCK, holds_run, read_metrics
+from ..run_dir import CONFIG, LAST, LOCK, holds_run, read_config, read_metrics
 from .studies import RunSpec, Study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -76,7 +76,7 @@ class Run:
         if not holds_run(self.folder):
             return NEW
         try:
-            found = load_config(self.folder / CONFIG)
+            found = load_config(read_config(self.folder))
         except UserError:
             return DAMAGED
         for key, (wanted, other) in differences(self.config, found).items():

@@ -9,7 +9,7 @@ from .. import cli
 from ..config import RESUMABLE, Config, load_config
 from ..errors import UserError
 from ..files import require_writable
-from ..run_dir import CONFIG, LAST, RUNS, epoch_checkpoints, holds_run, resolve_link
+from ..run_dir import CONFIG, LAST, RUNS, epoch_checkpoints, holds_run, read_config, resolve_link
 
 SHORTHANDS = {
     "--dataset": "data.name",
@@ -83,7 +83,10 @@ def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Co
     changed = sorted(set(overrides) - RESUMABLE)
     if arguments.config or changed:
         what = "--config" if arguments.config else ", ".join(changed)
-        raise UserError(f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can")
+        raise UserError(
+            f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can; to train on with "
+            f"other settings, start a new run from its weights: --init_checkpoint {folder / LAST}"
+        )
     kept = epoch_checkpoints(folder)
     if arguments.from_epoch is not None and arguments.from_epoch not in kept:
         listed = ", ".join(map(str, kept)) or "none"
@@ -92,6 +95,6 @@ def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Co
         )
     require_writable(folder)
     one_worker = {} if arguments.distribute else {"runtime.distribute": False}
-    config = load_config(folder / CONFIG, {**one_worker, **overrides, "output_dir": str(folder)})
+    config = load_config(read_config(folder), {**one_worker, **overrides, "output_dir": str(folder)})
     config.require_device_can()
     return config

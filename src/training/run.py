@@ -78,13 +78,30 @@ def build_experiment(config: Config, checkpoint: Checkpoint | None, worker: Work
     """The experiment, with the weights of `init_checkpoint` in a new run. Files are read before anything is built."""
     if checkpoint is not None:
         experiment = experiments.build(experiments.keep_global_batch(config, checkpoint, worker.size), worker)
-        experiments.require_same_classes(checkpoint.preprocessing, experiment.data, checkpoint.path)
+        data = experiment.data
+        experiments.require_same_classes(
+            checkpoint.preprocessing, data.preprocessing, f"the data set in {data.root}", checkpoint.path
+        )
+        if worker.rank == 0:
+            warn_of_other_augmentation(config, checkpoint)
         return experiment
     initial = checkpoints.read(config.init_checkpoint) if config.init_checkpoint else None
     experiment = experiments.build(config, worker)
     if initial is not None:
-        checkpoints.load_network(experiment.network, initial)
+        for note in checkpoints.load_network(experiment.network, initial, new_classes=True):
+            if worker.rank == 0:
+                echo(f"note: {note}", sys.stderr)
     return experiment
+
+
+def warn_of_other_augmentation(config: Config, checkpoint: Checkpoint) -> None:
+    """Tell on stderr that a CIFAR run of format 0 had another augmentation, whose flips depended on the crops."""
+    if checkpoint.format == 0 and config.data.name.startswith("cifar") and config.data.augment:
+        echo(
+            f"warning: {checkpoint.path} is of an earlier version; from here on, random crops and flips are drawn in "
+            "another way, so that this run no longer has the augmentation that it began with",
+            sys.stderr,
+        )
 
 
 def check_images(experiment: Experiment, arguments: Namespace, checkpoint: Checkpoint | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from mindspore import Parameter
+from pydantic import TypeAdapter, ValidationError
 
 from .. import checkpoints
 from ..errors import UserError, WriteError
@@ -207,13 +208,22 @@ class Trainer:
                 f"{self.experiment.steps_per_epoch}; resume with the same data, batch size and workers"
             )
         scaler = state.pop("scaler", None)
+        if (scaler is None) == hasattr(self.experiment.scaler, "counter"):
+            raise UserError(f"{checkpoint.path} does not fit the run's config: amp.loss_scale is another one")
+        try:
+            progress = TypeAdapter(Progress).validate_python(state)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise UserError(
+                f"{checkpoint.path} is damaged: its state: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            ) from error
         checkpoints.load_network(self.experiment.network, checkpoint)
         checkpoints.load_optimizer(self.experiment.optimizer, checkpoint)
         if scaler is not None:
             value, counter = self.experiment.scaler.scale_value, self.experiment.scaler.counter
             value.set_data(type(value)(np.array(scaler[0], value.asnumpy().dtype)))
             counter.set_data(type(counter)(np.array(scaler[1], counter.asnumpy().dtype)))
-        self.progress = Progress(**state)
+        self.progress = progress
         self.extra = dict(checkpoint.extra)
         own = self.extra.pop(self.WORKERS, None)
         if own is not None:

@@ -75,7 +75,7 @@ def exported(tmp_path_factory) -> Path:
         nn.Momentum(network.trainable_params(), 0.1, 0.9),
         config,
         PREPROCESSING["digits"],
-        {},
+        None,
         {},
     )
     done = processes.run("export.py", "--checkpoint", "last.ckpt", "--output", "out/net", cwd=folder)

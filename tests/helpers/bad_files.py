@@ -76,7 +76,7 @@ def write_checkpoints(folder: Path) -> None:
     optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
     config = load_config(overrides={"data.name": "digits", "network.binary": False}).model_dump()
     sound = folder / "sound.ckpt"
-    checkpoints.save(sound, network, optimizer, config, PREPROCESSING["digits"], {}, {})
+    checkpoints.save(sound, network, optimizer, config, PREPROCESSING["digits"], None, {})
     content = sound.read_bytes()
     for name, damaged in {
         "zero_bytes.ckpt": b"",
@@ -84,7 +84,6 @@ def write_checkpoints(folder: Path) -> None:
         "truncated.ckpt": content[: len(content) // 2],
         "flipped.ckpt": content[:9999] + bytes([content[9999] ^ 1]) + content[10_000:],
         "text.ckpt": b"no checkpoint\n" * 99,
-        "sound.bin": content,
         "ä b/truncated.ckpt": content[:99],
     }.items():
         (folder / name).write_bytes(damaged)
@@ -96,6 +95,9 @@ def write_checkpoints(folder: Path) -> None:
         create_model("resnet20", num_classes=7, binarization=Binarization.full_precision()),
         str(folder / "other_classes.ckpt"),
     )
+    broken = create_model("resnet20", binarization=Binarization.full_precision())
+    broken.linear.weight.set_data(Tensor(np.full(broken.linear.weight.shape, np.nan, np.float32)))
+    ms.save_checkpoint(broken, str(folder / "not_finite.ckpt"))
     weight = {"name": "layers.0.conv.weight", "data": Tensor(np.zeros(9, np.float32))}
     ms.save_checkpoint([weight], str(folder / "other_network.ckpt"))
     for name, text in {"foreign_texts.ckpt": "resnet", "foreign_config.ckpt": '{"depth": 20}'}.items():
