@@ -5,10 +5,12 @@ checked by their registries right after the import. default_config.yaml explains
 """
 
 import difflib
+import functools
 import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -327,6 +329,11 @@ def read_yaml(path: str | Path) -> dict:
     return content
 
 
+@functools.cache
+def _defaults() -> dict:
+    return read_yaml(DEFAULT_CONFIG)
+
+
 def load_config(
     source: str | Path | Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Config:
@@ -339,7 +346,7 @@ def load_config(
     Raises:
         UserError: names the first key that is unknown or whose value is not allowed.
     """
-    content = read_yaml(DEFAULT_CONFIG)
+    content = deepcopy(_defaults())
     if isinstance(source, Mapping):
         _merge(content, source, "the stored config")
     elif source is not None:

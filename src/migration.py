@@ -4,10 +4,10 @@ A checkpoint and a run folder's config.yaml carry a format number. `FORMAT` goes
 changes so that an older file would be read wrongly. A new config key whose default keeps the old behaviour needs no new
 format.
 
-| format | what it is |
-| --- | --- |
-| 0 | before the number existed: no `format` in config.yaml, no `fda_bnn_format` in checkpoints |
-| 1 | the number comes first; optimizer entries end in `@optimizer`; names as in `RENAMED` |
+Format 0 is what was written before the number existed. Config keys have the old names of `RENAMED`; the stem of ResNet-18
+and ResNet-34 pools as `stem_pool: same` does; AlexNet's first convolution has no bias.
+
+In format 1 the number comes first in a file, and the optimizer's entries in a checkpoint end in `@optimizer`.
 """
 
 from collections.abc import Mapping
@@ -46,6 +46,10 @@ def migrate_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
             values = config.get(section)
             if isinstance(values, dict) and key in values:
                 values.setdefault(new.split(".")[1], values.pop(key))
+        network = config.get("network")
+        if isinstance(network, dict) and network.get("name") in ("resnet18", "resnet34"):
+            options = network.get("options")
+            network["options"] = {"stem_pool": "same", **(options if isinstance(options, dict) else {})}
     return config
 
 

@@ -164,9 +164,9 @@ def test_mindspores_own_optimizer_state_is_passed_over(tmp_path, make):
         ),
         (
             lambda arrays: arrays.update(
-                {"linear.weight": np.zeros((2, 9), np.float32), "extra": arrays.pop("linear.bias")}
+                {"linear.weight": np.zeros((2, 9), np.float32), "extra.bias": arrays.pop("linear.bias")}
             ),
-            r"missing: linear\.bias; unknown: extra; of another shape: linear\.weight",
+            r"missing: linear\.bias; unknown: extra\.bias; of another shape: linear\.weight",
         ),
         (lambda arrays: [arrays.pop(name) for name in list(arrays) if ".bn" in name], "missing: .* and 4 more"),
     ],
@@ -306,9 +306,7 @@ def test_mindspores_own_recipe_for_fine_tuning_leaves_the_new_head_alone(tmp_pat
         np.testing.assert_array_equal(after[name], before[name] if name in missing else value, err_msg=name)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_no_entry_of_ours_ends_in_the_name_of_a_parameter(own, strict):
-    """Whichever parameter is left out: it keeps its fresh value."""
+def test_no_entry_of_ours_ends_in_the_name_of_a_parameter(own):
     content = ms.load_checkpoint(str(own[0]))
     names = {parameter.name for parameter in own[1].get_parameters()}
     for dropped in names:
@@ -582,7 +580,7 @@ def unharmed(folder: Path, layout: str) -> Unharmed:
             path, network, optimizer_of(network), CONFIG, preprocessing.to_dict(), STATE, extra
         )
     else:
-        write_foreign(path, values(network))
+        path.write_bytes(serialize(parse(write_foreign(folder / "written.ckpt", values(network)).read_bytes())))
     return Unharmed(path, folder / "mutant.ckpt", network)
 
 

@@ -116,6 +116,21 @@ def test_the_bias_that_an_old_alexnet_did_not_have_is_zero_and_so_are_its_moment
     assert moments and not any(parameter.asnumpy().any() for parameter in moments)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("resnet18", {}, {"stem_pool": "same"}),
+        ("resnet34", {"prelu": False}, {"stem_pool": "same", "prelu": False}),
+        ("resnet18_cifar", {}, {}),
+        ("resnet20", {}, {}),
+    ],
+)
+def test_the_stem_of_an_old_bireal_network_keeps_its_pool(name, options, expected):
+    config = {**OLD_CONFIG, "network": {**OLD_CONFIG["network"], "name": name, "options": options}}
+    assert migration.migrate_config(config, 0)["network"]["options"] == expected
+    assert migration.migrate_config(config, 1)["network"]["options"] == options
+
+
 def test_other_networks_get_no_bias():
     arrays = {"conv1.weight": np.ones((4, 3, 3, 3))}
     assert migration.migrate_arrays({"network": {"name": "resnet18"}}, dict(arrays), 0).keys() == arrays.keys()
