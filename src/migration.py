@@ -4,8 +4,8 @@ A checkpoint and a run folder's config.yaml carry a format number. `FORMAT` goes
 changes so that an older file would be read wrongly. A new config key whose default keeps the old behaviour needs no new
 format.
 
-Format 0 is what was written before the number existed. Config keys have the old names of `RENAMED`; the stem of ResNet-18
-and ResNet-34 pools as `stem_pool: same` does; AlexNet's first convolution has no bias.
+Format 0 is what was written before the number existed. Config keys have the old names of `RENAMED`; the stem of
+ResNet-18 and ResNet-34 pools as `stem_pool: same` does; AlexNet's first convolution has no bias.
 
 In format 1 the number comes first in a file, and the optimizer's entries in a checkpoint end in `@optimizer`.
 """
