@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import UserError
