@@ -114,7 +114,7 @@ class Supervisor:
         elif problem := self.diagnose():
             self.exit_status = HUNG
             self.show()
-            print(f"error: {problem}; all workers are ended", file=sys.stderr, flush=True)
+            self.report(f"{problem}; all workers are ended")
             self.kill_all()
 
     def diagnose(self) -> str | None:
@@ -139,6 +139,16 @@ class Supervisor:
         if self.cut_off_at is None and CUT_OFF.search(recent.decode(errors="replace")):
             self.cut_off_at = time.monotonic()
         self.last_shown = recent[-MAX_LINE:]
+        self.write(output)
+
+    def report(self, sentence: str) -> None:
+        """Print an error, on a line of its own: the worker's last output may be a progress bar."""
+        if self.last_shown and not self.last_shown.endswith(b"\n"):
+            self.last_shown += b"\n"
+            self.write(b"\n")
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+
+    def write(self, output: bytes) -> None:
         try:
             sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
@@ -188,7 +198,7 @@ class Supervisor:
             if time.monotonic() > deadline:
                 self.unkillable.update(left)
                 who = ", ".join(f"{process.pid} ({status(process)})" for process in left)
-                print(f"error: SIGKILL does not end process {who}, which is left behind", file=sys.stderr, flush=True)
+                self.report(f"SIGKILL does not end process {who}, which is left behind")
                 return
             self.kill(left)
             self.msrun.poll()  # else it would stay behind as a zombie
@@ -239,7 +249,7 @@ class Supervisor:
             elif (rank := self.rank_of(process)) is not None:
                 code, sentence = self.logs.explain(rank, ended_with)
         if not silent:
-            print(f"error: {sentence}", file=sys.stderr)
+            self.report(sentence)
         return code
 
     def rank_of(self, process: int) -> int | None:

@@ -277,6 +277,16 @@ def test_a_run_continues_when_its_output_cannot_be_written(tmp_path, monkeypatch
             supervisor.show()
 
 
+def test_an_error_is_not_glued_to_the_progress_bar(tmp_path, capfd):
+    supervisor = fake_run(tmp_path, "")
+    for output, shown in (("", ""), ("epoch 1/2\n", "epoch 1/2\n"), ("epoch 2/2: 50%", "epoch 2/2: 50%\n")):
+        with supervisor.logs.of(0).open("a") as log:
+            log.write(output)
+        supervisor.show()
+        supervisor.report("worker 1 was killed")
+        assert capfd.readouterr() == (shown, "error: worker 1 was killed\n")
+
+
 def test_the_message_that_others_are_lost_is_found_when_it_comes_in_pieces(tmp_path):
     supervisor = fake_run(tmp_path, "")
     for piece in ("\n" * 5000, "RunRingAllReduce] Ring wa", "it fai", "led."):
