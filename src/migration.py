@@ -5,7 +5,8 @@ changes so that an older file would be read wrongly. A new config key whose defa
 format.
 
 Format 0 is what was written before the number existed. Config keys have the old names of `RENAMED`; the stem of
-ResNet-18 and ResNet-34 pools as `stem_pool: same` does; AlexNet's first convolution has no bias.
+ResNet-18 and ResNet-34 pools as `stem_pool: same` does; AlexNet's first convolution has no bias; `scheduler.min_lr` has
+an effect only on cosine_decay.
 
 In format 1 the number comes first in a file, and the optimizer's entries in a checkpoint end in `@optimizer`.
 """
@@ -46,6 +47,9 @@ def migrate_config(config: Mapping[str, Any], number: int) -> dict[str, Any]:
             values = config.get(section)
             if isinstance(values, dict) and key in values:
                 values.setdefault(new.split(".")[1], values.pop(key))
+        scheduler = config.get("scheduler")
+        if isinstance(scheduler, dict) and scheduler.get("name") in ("polynomial_decay", "constant"):
+            scheduler["min_lr"] = 0.0  # these ignored it
         network = config.get("network")
         if isinstance(network, dict) and network.get("name") in ("resnet18", "resnet34"):
             options = network.get("options")

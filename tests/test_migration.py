@@ -185,3 +185,10 @@ def test_what_a_format_0_file_holds_is_not_a_trap_for_mindspores_own_loader_once
     assert again.format == 1
     assert (again.config, again.preprocessing, again.state) == (found.config, found.preprocessing, found.state)
     assert not any(name.startswith("optimizer.") for name in ms.load_checkpoint(str(path)))
+
+
+@pytest.mark.parametrize(("name", "kept"), [("cosine_decay", 0.01), ("polynomial_decay", 0.0), ("constant", 0.0)])
+def test_a_min_lr_that_had_no_effect_keeps_none(name, kept):
+    config = {"scheduler": {"name": name, "min_lr": 0.01}}
+    assert migration.migrate_config(config, 0)["scheduler"]["min_lr"] == kept
+    assert migration.migrate_config(config, 1)["scheduler"]["min_lr"] == 0.01
