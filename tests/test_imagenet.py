@@ -61,10 +61,11 @@ def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
     tree = write_tree(tmp_path / "tree", train=80, test=4, size=(60, 50))
     (tree / "train/class1/0005.JPEG").write_bytes(b"no image")
     last = tmp_path / "run/last.ckpt"
+    program = ("tests/helpers/small_network.py", "train.py")
     process = processes.start(
-        "train.py",
+        *program,
         *(
-            *NETWORK,
+            *(*NETWORK, "--network.name", "small"),
             "--data_path",
             tree,
             "--data.num_parallel_workers",
@@ -84,12 +85,12 @@ def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
     assert "stopped and saved" in output
     (tree / "train/class3").rename(tree / "train/class9")
     (tree / "val/class3").rename(tree / "val/class9")
-    done = processes.run("train.py", "--resume", "run", cwd=tmp_path)
+    done = processes.run(*program, "--resume", "run", cwd=tmp_path)
     assert done.returncode == 2
     assert "trained on 4 classes" in done.stderr and "class 3 is class3 there and class9 here" in done.stderr
     (tree / "train/class9").rename(tree / "train/class3")
     (tree / "val/class9").rename(tree / "val/class3")
-    done = processes.run("train.py", "--resume", "run", cwd=tmp_path)
+    done = processes.run(*program, "--resume", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "run/metrics.csv").open() as file:
         assert [(row["step"], row["replaced_images"]) for row in csv.DictReader(file)] == [("20", "1")]
