@@ -1,9 +1,9 @@
 """Evaluates a checkpoint on all test images: top-1, top-5, loss, a table of classes, and a last line of JSON.
 
-    python eval.py --checkpoint runs/latest/best.ckpt
+    python eval.py --checkpoint runs/latest/best.ckpt --data_path DIR
     python eval.py --ckpt released.ckpt --data_path DIR -b 128         a checkpoint without config: ResNet-20, CIFAR-10
 
-The network comes from the checkpoint's own config if it has one; the keys below override it. Two
+The network and its precision come from the checkpoint's own config if it has one; the keys below override it. Two
 losses are printed: the cross-entropy, and one with smoothed labels as in the authors' evaluation (1 - s on the label,
 s / (K - 1) on each other class). In the JSON they are `Loss` and, under the authors' name, `Validation-Loss`.
 """
