@@ -64,6 +64,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode not in MODES_TO_RGB:
         raise UndecodableImage(f"its pixels have mode {image.mode}, but 8-bit or 16-bit colour or grey is expected")
+    if image.mode == "RGB":
+        image.load()  # the file is about to be closed; `convert` would copy as well
+        return image
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB Pillow warns
     return image.convert("RGB")
