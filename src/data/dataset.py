@@ -112,13 +112,15 @@ class Dataset:
     def check(self, splits: tuple[str, ...] | None = None, shared: bool = True) -> int:
         """Decode every image file of these splits, or of all that are open, with a progress bar; return how many.
 
-        Workers that train together divide them, unless they are not `shared`. Data sets without a file for each image
+        Held-out images are always among them, as they are evaluated. Workers that train together divide them, unless they are not `shared`. Data sets without a file for each image
         were verified when they were opened: 0.
 
         Raises:
             UserError: names the first that cannot be decoded, and says how many there are.
         """
         paths = [path for split in splits or self.images for path in self.images[split].paths]
+        if splits and "train" not in splits and "train" in self.images and self.images["train"].paths:
+            paths += [self.images["train"].paths[index] for index in self.held_out]
         if shared:
             paths = paths[self.rank :: self.size]
         broken = []

@@ -63,3 +63,13 @@ def test_a_holdout_that_leaves_nothing_is_refused(holdout):
 def test_a_holdout_that_leaves_no_batch_is_refused():
     with pytest.raises(UserError, match="batch_size is 50, but a worker has only 37 training images"):
         digits(holdout=1400).train_steps()
+
+
+def test_held_out_image_files_are_checked_with_the_test_images(tmp_path):
+    tree = write_tree(tmp_path, train=12, test=4, size=(40, 30))
+    data = open_dataset("folder", path=str(tree), holdout=5, image_size=32)
+    assert data.check(("test",)) == 4 + 5 and data.check() == 16
+    with open(data.images["train"].paths[data.held_out[0]], "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(UserError, match="1 of 9 images cannot be decoded"):
+        data.check(("test",))
