@@ -112,8 +112,8 @@ class Dataset:
     def check(self, splits: tuple[str, ...] | None = None, shared: bool = True) -> int:
         """Decode every image file of these splits, or of all that are open, with a progress bar; return how many.
 
-        Held-out images are always among them, as they are evaluated. Workers that train together divide them, unless they are not `shared`. Data sets without a file for each image
-        were verified when they were opened: 0.
+        Held-out images are always among them, as they are evaluated. Workers that train together divide them, unless
+        they are not `shared`. Data sets without a file for each image were verified when they were opened: 0.
 
         Raises:
             UserError: names the first that cannot be decoded, and says how many there are.
