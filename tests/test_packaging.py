@@ -49,7 +49,7 @@ from fda_bnn.preprocessing import PREPROCESSING
 network = create_model("resnet20", num_classes=10)
 config = load_config(overrides={"data.name": "digits"})
 optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
-checkpoints.save(Path("last.ckpt"), network, optimizer, config.model_dump(), PREPROCESSING["digits"], {}, {})
+checkpoints.save(Path("last.ckpt"), network, optimizer, config.model_dump(), PREPROCESSING["digits"], None, {})
 request = {
     "checkpoint": "last.ckpt",
     "overrides": {},

@@ -231,7 +231,7 @@ def test_an_untrained_network_exports_to_onnx(weight_quantizer, tmp_path):
     ms.set_seed(1)
     network = create_model("resnet20", binarization=binarization)
     optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
-    checkpoints.save(tmp_path / "last.ckpt", network, optimizer, config.model_dump(), PREPROCESSING["digits"], {}, {})
+    checkpoints.save(tmp_path / "last.ckpt", network, optimizer, config.model_dump(), PREPROCESSING["digits"], None, {})
     done = processes.run("export.py", "--checkpoint", "last.ckpt", "--file_format", "ONNX", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "500 images compared" in done.stdout
