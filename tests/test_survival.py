@@ -104,7 +104,7 @@ def test_an_epoch_that_was_not_kept_is_refused(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("seed: 1\n")
     message = refused(capsys, "--resume", tmp_path, "--from_epoch", 3)
     assert message == f"error: --from_epoch is 3, but {tmp_path} keeps the checkpoints of epochs: 4\n"
-    assert "goes with --resume DIR alone" in refused(capsys, "--from_epoch", 3)
+    assert "needs --resume DIR" in refused(capsys, "--from_epoch", 3)
 
 
 def test_a_folder_without_a_whole_checkpoint_is_refused_with_every_reason(tmp_path):
