@@ -12,7 +12,7 @@ class NoAutoCast(nn.Cell):
     """
 
     def add_flags(self, **flags):
-        # By these flags MindSpore's mixed precision tells a Cell to cast its inputs and its parameters.
+        # MindSpore's mixed precision uses these flags to make a Cell cast its inputs and parameters.
         precision = {"fp16", "bf16", "fp32"} & flags.keys()
         if precision:
             # In PyNative mode None would mean the type of the cell around it.

@@ -1,13 +1,13 @@
 """Sign functions whose backward pass is a named surrogate gradient.
 
-An estimator is only its derivative: a subclass of `Surrogate` with `derivative(t, state)`. The sign, the `bprop` and
-the way in which scheduled values arrive are written once, here. Three ways to get one:
+An estimator defines only its derivative: it is a subclass of `Surrogate` with `derivative(t, state)`. The sign, the
+`bprop` and the handling of scheduled values are written once, here. Three ways to get an estimator:
 
     create_estimator("fda", omega=0.1, n=9)      by name, with options
-    create_estimator(estimator)                  an Estimator goes through as it is
-    create_estimator(None)                       None: no binarization
+    create_estimator(estimator)                  an Estimator is returned unchanged
+    create_estimator(None)                       returns None: no binarization
 
-Forward, for every estimator: +1 where t > 0, else -1. It is never 0: a packed bit cannot hold one.
+Forward, for every estimator: +1 where t > 0, else -1. The sign is never 0: a packed bit cannot hold a 0.
 """
 
 import math
@@ -20,16 +20,16 @@ from .amp import NoAutoCast
 from .schedules import Schedule, ScheduledValue, accelerate, log_spaced
 from .validation import MAX_NUMBER, build, is_number, name_of, require, require_integer
 
-MAX_TERMS = 1000  # of the Fourier sum; in float32 a far larger n is not even exact
+MAX_TERMS = 1000  # largest n of the Fourier sum; a far larger n is not exact in float32
 
 
 def sign(t):
-    """+1 where t > 0, else -1 (also at 0, -0 and NaN), in the dtype of `t`; any shape. No gradient of its own.
+    """+1 where t > 0, else -1 (also at 0, -0 and NaN), in the dtype of `t`; any shape. Defines no gradient.
 
-    MindSpore's CPU threads may take subnormal numbers for 0 (in graph mode they do): their sign is -1 then.
+    On CPU, MindSpore may treat subnormal numbers as 0 (it does in graph mode): their sign is then -1.
     """
-    # Compare and cast: MindSpore's Sign is 0 at 0, has no ONNX mapping, and select takes three times as long on CPU.
-    # In float32, since the CPU has no comparison of bfloat16; for a float32 input these casts cost nothing.
+    # Compare and cast: MindSpore's Sign is 0 at 0 and has no ONNX mapping; select takes three times as long on CPU.
+    # Use float32 because the CPU cannot compare bfloat16; for a float32 input these casts cost nothing.
     positive = ops.cast(t, ms.float32) > 0
     return ops.cast(ops.cast(positive, ms.float32) * 2 - 1, t.dtype)
 
@@ -37,16 +37,16 @@ def sign(t):
 class Surrogate(NoAutoCast):
     """sign(t) forward, derivative(t, state) times the incoming gradient backward.
 
-    `state` is a float32 Tensor of shape () that may change from step to step, an input so that nothing recompiles;
-    estimators without scheduled values ignore it. `scheduled` names the value ("n"), or is None; `schedule` is the
-    course that it takes over training unless the experiment gives it another, `initial` what it is outside training.
+    `state` is a float32 Tensor of shape () that may change at every step. It is an input, so nothing recompiles.
+    Estimators without a scheduled value ignore it. `scheduled` is the name of the value ("n"), or None; `schedule` is
+    its default schedule, which the experiment may replace; `initial` is its value outside training.
     """
 
     scheduled: str | None = None
     schedule: Schedule | None = None
     initial = 0.0
 
-    def __init__(self):  # without nn.Cell's own arguments, which are no options of an estimator
+    def __init__(self):  # without nn.Cell's own arguments, which are not options of an estimator
         super().__init__()
 
     def derivative(self, t, state):
@@ -87,14 +87,13 @@ class FourierApproximation(Surrogate):
     Source: Xu et al., NeurIPS 2021 (FDA-BNN), Eq. 10; computed in closed form, see `fourier.derivative`.
 
     Args:
-        omega (float): angular frequency > 0, radians per unit of t. The paper gives none; 0.1 is the value of the
+        omega (float): angular frequency > 0, radians per unit of t. The paper gives no value; 0.1 is that of the
             public re-implementation. The peak of the gradient is 4 omega (n+1)/pi.
-        n (int): number of cosines less one, 0 to 1000; constant until a schedule is attached.
-        clip (float, optional): a bound > 0 on |t| beyond which the gradient is 0. None, as in the paper's Eq. 15: no
-            bound.
+        n (int): number of cosines minus one, 0 to 1000; constant until a schedule is attached.
+        clip (float, optional): the gradient is 0 where |t| > clip; clip > 0. None: no bound, as in the paper's Eq. 15.
 
     Raises:
-        ValueError: for values outside these ranges.
+        ValueError: a value is outside these ranges.
     """
 
     scheduled = "n"
@@ -112,14 +111,14 @@ class FourierApproximation(Surrogate):
         gradient = fourier.derivative(t, state, self.constants)
         if self.clip is None:
             return gradient
-        return ops.select(ops.abs(t) > self.clip, 0.0, gradient)  # not a product: infinity is out of bounds, NaN stays
+        return ops.select(ops.abs(t) > self.clip, 0.0, gradient)  # unlike a product: 0 at infinity, and NaN stays NaN
 
 
 class ApproxSign(Surrogate):
     """`approx_sign`: 2 - 2|t| where |t| <= 1, else 0.
 
-    The derivative of a sign made of two parabolas. Source: Liu et al., "Bi-Real Net", ECCV 2018, which uses it for
-    activations only, with `clipped_ste` for weights (`weight_estimator`), as its public code (PyTorch) does.
+    The derivative of a sign made of two parabolas. Source: Liu et al., "Bi-Real Net", ECCV 2018. The paper and its
+    public code (PyTorch) use it for activations only, with `clipped_ste` for weights (`weight_estimator`).
     """
 
     def derivative(self, t, state):
@@ -129,15 +128,15 @@ class ApproxSign(Surrogate):
 class SwishSign(Surrogate):
     """`swish_sign`: beta (2 - beta t tanh(beta t / 2)) / (1 + cosh(beta t)) for every t.
 
-    The derivative of SignSwish: beta at 0, negative from |t| = 2.40 / beta on. Source: Darabi et al., "Regularized
-    Binary Network Training" (BNN+), 2018; no code by its authors is public. Only the estimator: BNN+ also has a
+    The derivative of SignSwish: beta at 0, negative for |t| > 2.40 / beta. Source: Darabi et al., "Regularized Binary
+    Network Training" (BNN+), 2018; its authors published no code. Only the estimator is implemented: BNN+ also has a
     regularizer that pulls weights to plus or minus a trained scale.
 
     Args:
-        beta (float): above 0, inverse units of t; the paper's choice is 5.
+        beta (float): above 0, inverse units of t; the paper uses 5.
 
     Raises:
-        ValueError: another beta.
+        ValueError: beta is not a finite number above 0.
     """
 
     def __init__(self, beta: float = 5.0):
@@ -146,25 +145,24 @@ class SwishSign(Surrogate):
         self.beta = beta
 
     def derivative(self, t, state):
-        # cosh overflows; with e = exp(-|u|), tanh(|u|/2) is (1 - e) / (1 + e), and 1 / (1 + cosh u) half of
-        # sech^2(u/2).
+        # cosh overflows. With e = exp(-|u|): tanh(|u|/2) = (1 - e) / (1 + e) and 1 / (1 + cosh u) = sech^2(u/2) / 2.
         u = ops.minimum(ops.abs(t) * self.beta, 80.0)
         e = ops.exp(-u)
         return self.beta * (2.0 - u * (1.0 - e) / (1.0 + e)) * (0.5 * _square_of_sech(0.5 * u))
 
 
 class SoftQuantization(Surrogate):
-    """`dsq`: k (1 - tanh^2(k t)) / tanh(k) where |t| <= 1, else 0; k = ln(2/alpha - 1) / 2, hence tanh(k) = 1 - alpha.
+    """`dsq`: k (1 - tanh^2(k t)) / tanh(k) where |t| <= 1, else 0; k = ln(2/alpha - 1) / 2, so tanh(k) = 1 - alpha.
 
-    The derivative of tanh(k t) / tanh(k), which lies alpha below 1 before it is stretched. Source: Gong et al.,
-    "Differentiable Soft Quantization" (DSQ), ICCV 2019, for one bit on the interval [-1, 1]. Only the estimator: the
-    method also learns alpha and the interval for each layer.
+    The derivative of tanh(k t) / tanh(k): tanh(k) is alpha below 1, and the division stretches it to 1. Source: Gong
+    et al., "Differentiable Soft Quantization" (DSQ), ICCV 2019, for one bit on the interval [-1, 1]. Only the estimator
+    is implemented: the method also learns alpha and the interval for each layer.
 
     Args:
-        alpha (float): between 0 and 1. Public code differs: 0.2 as the start of a learned one, 0.4 fixed.
+        alpha (float): between 0 and 1. Public code differs: a learned alpha that starts at 0.2, or a fixed one of 0.4.
 
     Raises:
-        ValueError: another alpha.
+        ValueError: alpha is not between 0 and 1.
     """
 
     def __init__(self, alpha: float = 0.2):
@@ -179,10 +177,10 @@ class SoftQuantization(Surrogate):
 
 
 class _TemperatureSurrogate(Surrogate):
-    """An estimator that sharpens with T, log-spaced over training from t_min to exactly t_max; k T is its height.
+    """An estimator that sharpens as T grows, log-spaced over training from t_min to exactly t_max; its height is k T.
 
-    k = max(1/T, 1) keeps the height from falling below that of T = 1. Public code sets T once an epoch, from the epochs
-    that are over, and so ends one epoch short of t_max.
+    k = max(1/T, 1) keeps the height from falling below that of T = 1. Public code sets T once an epoch, from the number
+    of finished epochs, and so ends one epoch short of t_max.
     """
 
     scheduled = "T"
@@ -200,14 +198,14 @@ class ErrorDecay(_TemperatureSurrogate):
 
     The derivative of k tanh(T t), the error decay estimator: nearly 1 everywhere at first, nearly sign's at the end.
     Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
-    2020. Its public code has T from 0.1 to 10 for VGG-Small, and from 0.001 for ResNet-20 with binary activations; none
-    is published for ImageNet. Only the estimator: IR-Net's weights are the quantizer `libra`.
+    2020. Its public code has T from 0.1 to 10 for VGG-Small, and from 0.001 for ResNet-20 with binary activations; for
+    ImageNet no values are published. This is only the estimator: IR-Net's weights are the quantizer `libra`.
 
     Args:
         t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
 
     Raises:
-        ValueError: other values.
+        ValueError: t_min or t_max is not a finite number above 0, or t_max is below t_min.
     """
 
     def __init__(self, t_min: float = 0.1, t_max: float = 10.0):
@@ -222,14 +220,15 @@ class RotatedApproximation(_TemperatureSurrogate):
     """`rbnn`: k max(sqrt2 T - T^2 |t|, 0); T grows from t_min to t_max, k = max(1/T, 1).
 
     A triangle of height k sqrt2 T that ends at |t| = sqrt2 / T. Source: Lin et al., "Rotated Binary Neural Network",
-    NeurIPS 2020. In its public code this is the rule for weights; activations have k = 1 and max(T, 1) for T. Only
-    the estimator: RBNN also rotates and standardizes weights, standardizes activations, and learns the scales.
+    NeurIPS 2020. Its public code uses this rule for weights; for activations k = 1 and T is max(T, 1). Only the
+    estimator is implemented: RBNN also rotates and standardizes weights, standardizes activations, and learns the
+    scales.
 
     Args:
         t_min, t_max (float): T at the start and the end of training, above 0, inverse units of t.
 
     Raises:
-        ValueError: other values.
+        ValueError: t_min or t_max is not a finite number above 0, or t_max is below t_min.
     """
 
     def __init__(self, t_min: float = 0.01, t_max: float = 10.0):
@@ -243,17 +242,17 @@ class RotatedApproximation(_TemperatureSurrogate):
 class RectifiedStraightThrough(Surrogate):
     """`reste`: (1/o) |t|^((1-o)/o) where 0.1 < |t| <= 1.5; 0.1^(1/o) / 0.1 where |t| <= 0.1; else 0. o grows from 1.
 
-    The derivative of sign(t) |t|^(1/o), and near 0, where that has a pole, the secant's slope. o follows
+    The derivative of sign(t) |t|^(1/o); near 0, where it has a pole, the slope of the secant. o follows
     1 + (o_end - 1) (1 - cos(pi p / 2)) over training. Source: Wu et al., "Estimator Meets Equilibrium Perspective: A
     Rectified Straight Through Estimator for Binary Neural Networks Training" (ReSTE), ICCV 2023, with the bounds of its
-    public code, at which it jumps. There the weights' scale, mean|w| of the layer, multiplies the gradient
-    (`scale_in_gradient`) and has one of its own, which is left out here.
+    public code; the gradient jumps at both bounds. In that code the weights' scale, mean|w| of the layer, multiplies
+    the gradient (`scale_in_gradient`) and also receives a gradient, which is left out here.
 
     Args:
         o_end (float): o at the end of training, at least 1.
 
     Raises:
-        ValueError: another o_end.
+        ValueError: o_end is not a finite number of at least 1.
     """
 
     scheduled = "o"
@@ -272,16 +271,16 @@ class RectifiedStraightThrough(Surrogate):
 
 
 def _square_of_sech(u):
-    """1 - tanh^2(u) = 1 / cosh^2(u), float32 of any shape, within 1e-6; 0 far out.
+    """1 - tanh^2(u) = 1 / cosh^2(u), float32 of any shape, within 1e-6; 0 for large |u|.
 
-    By exp, since MindSpore's CPU tanh is 1 from 5 on, which is off by 2e-4 here.
+    Computed with exp: MindSpore's CPU tanh is 1 from 5 on, an error of 2e-4 here.
     """
     e = ops.exp(-2.0 * ops.minimum(ops.abs(u), 40.0))
     return 4.0 * e / ops.square(1.0 + e)
 
 
 def _positive(value) -> bool:
-    """Whether it is a finite number greater than 0, as float32 too; True is none."""
+    """Whether the value is a finite number greater than 0, also as float32. True does not count as a number."""
     return is_number(value) and value > 1 / MAX_NUMBER
 
 
@@ -300,7 +299,7 @@ class Estimator(NoAutoCast):
 
     @property
     def name(self) -> str:
-        """The name of its surrogate gradient in `ESTIMATORS`, or the class's own."""
+        """Name of the surrogate gradient in `ESTIMATORS`, or else of its class."""
         return name_of(ESTIMATORS, self.surrogate)
 
     def extend_repr(self):
@@ -324,10 +323,10 @@ ESTIMATORS = {
 
 
 def create_estimator(name: str | Estimator | None, **options) -> Estimator | None:
-    """The estimator called `name` with its options, an Estimator as it is, or None for None.
+    """Create the estimator called `name` with the given options. An Estimator or None is returned unchanged.
 
     Raises:
-        ValueError: an unknown name, an unknown option, or a value outside its range.
+        ValueError: the name or an option is unknown, or a value is outside its range.
     """
     if name is None or isinstance(name, Estimator):
         if options:

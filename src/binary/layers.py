@@ -20,24 +20,24 @@ from .noise_adaptation import ETAS, NOISE_INITS, AnnealedNoise, NoiseAdaptation
 from .quantizers import WEIGHT_QUANTIZERS, SignActivation
 from .validation import build, lookup, name_of, require, require_integer, require_options
 
-# How weights start, latent ones included. Only the sign of a latent weight acts, so its size sets how many steps a flip
-# takes: at the start's larger values a binary network learns more slowly (README, Results).
+# Initial weights, latent ones included. Only the sign of a latent weight is used, so its magnitude sets how many steps
+# a flip takes: with larger initial values a binary network learns more slowly.
 WEIGHT_INITS = {
-    "uniform": lambda: HeUniform(negative_slope=math.sqrt(5)),  # within +-1/sqrt(fan in), PyTorch's default
+    "uniform": lambda: HeUniform(negative_slope=math.sqrt(5)),  # within +-1/sqrt(fan in), the default of PyTorch
     "he_normal": HeNormal,  # standard deviation sqrt(2 / fan in), 2.4 times as wide
 }
 
 
 def create_weight_init(name: str) -> Initializer:
-    """A fresh initializer by its name in `WEIGHT_INITS`; ValueError for another name."""
+    """Create the initializer of that name in `WEIGHT_INITS`; ValueError for another name."""
     return lookup("weight init", WEIGHT_INITS, name)()
 
 
 class BinaryLayer(NoAutoCast):
-    """y = operation(Q_a(x), Q_w(w)): what binary layers share. A subclass sets `operation`.
+    """y = operation(Q_a(x), Q_w(w)): base class of binary layers. A subclass sets `operation`.
 
     Args:
-        shape: of the weight, (C_out, ...).
+        shape: shape of the weight, (C_out, ...).
         activation_quantizer (Cell, optional): Q_a; None: full precision.
         weight_quantizer (Cell, optional): Q_w; None: full precision.
         weight_init (str): how the latent weight starts: a name in `WEIGHT_INITS`.
@@ -56,7 +56,7 @@ class BinaryLayer(NoAutoCast):
         self.weight = Parameter(initializer(create_weight_init(weight_init), shape, ms.float32))
 
     def quantized_weight(self):
-        """The weight that the layer uses; the one place where the latent weight is read."""
+        """The weight that the layer uses. Only this method reads the latent weight."""
         if self.weight_quantizer is None:
             return self.weight
         return self.weight_quantizer(self.weight)
@@ -91,14 +91,14 @@ class BinaryConv2d(BinaryLayer):
         kernel_size (int): k, of a k x k kernel.
         stride (int): the same in both directions.
         padding (int): zeros on each side. They are zeros, not -1, also when the input is binary.
-        activation_quantizer, weight_quantizer, weight_init: of `BinaryLayer`; fan in is C_in / groups * k^2.
-        groups (int): of channels that are convolved apart; it divides C_in and C_out.
+        activation_quantizer, weight_quantizer, weight_init: as in `BinaryLayer`; fan in is C_in / groups * k^2.
+        groups (int): number of channel groups that are convolved separately; divides C_in and C_out.
 
     Inputs: x (N, C_in, H, W). Outputs: (N, C_out, H', W').
 
     Raises:
-        ValueError: sizes that are no integers in their range; groups that do not divide the channels; an unknown
-            weight_init.
+        ValueError: a size is not an integer in its range, groups does not divide the channels, or weight_init is
+            unknown.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class BinaryDense(BinaryLayer):
 
     Args:
         in_channels, out_channels (int): length of a row of x and of y.
-        activation_quantizer, weight_quantizer, weight_init: of `BinaryLayer`; fan in is in_channels.
+        activation_quantizer, weight_quantizer, weight_init: as in `BinaryLayer`; fan in is in_channels.
 
     Inputs: x (N, in_channels). Outputs: (N, out_channels).
     """
@@ -178,32 +178,33 @@ class SharedSlopePReLU(nn.Cell):
         self.a = Parameter(ms.Tensor([0.25], ms.float32))
 
     def construct(self, x):
-        # As two elementwise products: several times faster on CPU than the PReLU operator.
+        # Elementwise operations are several times faster on CPU than the PReLU operator.
         positive = ops.relu(x)
         return positive + (x - positive) * self.a
 
 
 @dataclass(frozen=True)
 class Binarization:
-    """All options of binarization: estimators, weight quantizer, noise. Makes the layers that have them.
+    """All options of binarization: estimators, weight quantizer, noise. Creates layers with these options.
 
-    The config becomes one of these (`experiment.binarization_of`), `create_model` takes it, and a network asks it for
-    its layers. `Binarization.full_precision()` makes full-precision layers.
+    `experiment.binarization_of` creates one from the config, `create_model` takes it, and a network creates its layers
+    with it. `Binarization.full_precision()` creates full-precision layers.
 
     Args:
         estimator: name of the surrogate gradient of sign, for activations and weights; None: full precision.
-        estimator_options: its options, for example {"omega": 0.1, "clip": 1.0}.
-        weight_estimator: name of another one for weights; None: the same, with the same options.
-        weight_estimator_options: its options.
+        estimator_options: options of the estimator, for example {"omega": 0.1, "clip": 1.0}.
+        weight_estimator: name of a different estimator for weights; None: `estimator` with its options.
+        weight_estimator_options: options of `weight_estimator`.
         weight_quantizer: name of the weight quantizer: "sign", "dorefa", "xnor" or "libra".
-        weight_init: how convolutions and binary linear layers start: "uniform" or "he_normal". Also in full precision.
+        weight_init: initial weights of convolutions and binary linear layers: "uniform" or "he_normal". Also used in
+            full precision.
         scale_in_gradient: whether the weight's scale multiplies its gradient; None: as the quantizer's source does.
         noise_adaptation: whether binary layers get noise modules.
         noise_options: options of `NoiseAdaptation`, for example {"eta": "sine"}.
         noise_in_forward: True: Eq. 14; False: Algorithm 1.
 
     Raises:
-        ValueError: an unknown name, an unknown option of an estimator, or a value outside its range.
+        ValueError: a name or an option of an estimator is unknown, or a value is outside its range.
     """
 
     estimator: str | None = "fda"
@@ -245,7 +246,7 @@ class Binarization:
 
     @property
     def binary(self) -> bool:
-        """Whether the layers are binary; False: those of a full-precision baseline."""
+        """Whether the layers are binary. False for a full-precision baseline."""
         return self.estimator is not None
 
     def conv(
@@ -257,12 +258,12 @@ class Binarization:
         padding: int = 0,
         groups: int = 1,
     ) -> BinaryConv2d:
-        """A convolution with quantizers, and noise modules, of its own."""
+        """Create a convolution with new quantizers and noise modules."""
         quantizers = self._quantizers(in_channels, in_channels // max(groups, 1) * kernel_size**2)
         return BinaryConv2d(in_channels, out_channels, kernel_size, stride, padding, *quantizers, groups=groups)
 
     def dense(self, in_channels: int, out_channels: int) -> BinaryDense:
-        """A linear layer with quantizers, and noise modules, of its own."""
+        """Create a linear layer with new quantizers and noise modules."""
         return BinaryDense(in_channels, out_channels, *self._quantizers(in_channels, in_channels))
 
     def _quantizers(self, positions: int, filters: int) -> tuple[nn.Cell | None, nn.Cell | None, str]:

@@ -1,10 +1,10 @@
-"""The noise adaptation module: a small trainable term added to sign, which is annealed away.
+"""The noise adaptation module: a small trainable term that is added to sign and annealed to 0.
 
 Xu et al., NeurIPS 2021, Eq. 12-17: e(t) = ReLU(t W1) W2 + eta(t), added as z = sign(t) + alpha e(t) with alpha falling
-to 0 over training. What the paper leaves open and this module decides: rows of t are filters (d = C_in k_h k_w) for a
-weight and positions (d = C_in) for an activation; the hidden width is max(1, d // k), since d // k alone is 0 for
-networks of 16 or 32 channels. How W1 and W2 start is an option, see `NOISE_INITS`: it decides how large the trainable
-part is next to eta.
+to 0 over training. The paper leaves these points open: here rows of t are filters (d = C_in k_h k_w) for a weight and
+positions (d = C_in) for an activation; the hidden width is max(1, d // k), because d // k is 0 for networks with 16 or
+32 channels. The initial W1 and W2 are an option, see `NOISE_INITS`: they set how large the trainable part is compared
+to eta.
 """
 
 import math
@@ -18,10 +18,10 @@ from .schedules import ScheduledValue
 from .validation import lookup, require_integer, require_number
 
 ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
-# How W1 and W2 start, by their fan in: d of W1, the hidden width of W2.
+# Initial W1 and W2 by their fan in: d for W1, the hidden width for W2.
 NOISE_INITS = {
     "normal": lambda fan_in: Normal(0.01),  # standard deviation 0.01
-    "uniform": lambda fan_in: Uniform(1 / math.sqrt(fan_in)),  # within +-1/sqrt(fan in), PyTorch's for a linear layer
+    "uniform": lambda fan_in: Uniform(1 / math.sqrt(fan_in)),  # within +-1/sqrt(fan in), as PyTorch's linear layer
 }
 
 
@@ -33,17 +33,18 @@ class NoiseAdaptation(NoAutoCast):
         eta (str): "sine", "linear" or "none". Table 4 of the paper: sine is best.
         amplitude (float): a; the paper's best is 0.1.
         reduction (int): k; the paper's is 64.
-        init (str): how W1 and W2 start: "normal" or "uniform". The paper says zero-mean only; "uniform" is what the
-            public re-implementation has.
+        init (str): initial W1 and W2: "normal" or "uniform". The paper only says that their mean is zero; the public
+            re-implementation uses "uniform".
 
     Inputs:
-        t: (rows, d), or (N, d, H, W), whose rows are the N H W positions.
+        t: (rows, d), or (N, d, H, W), where the rows are the N H W positions.
 
     Outputs:
         Tensor of the shape of t.
 
     Raises:
-        ValueError: an unknown eta or init; dimension or reduction no integer of at least 1; amplitude no finite number.
+        ValueError: eta or init is unknown, dimension or reduction is not an integer of at least 1, or amplitude is not
+            finite.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class AnnealedNoise(NoAutoCast):
     """binary + alpha e(t), Eq. 14; alpha is a scheduled value.
 
     Args:
-        adaptation (NoiseAdaptation): e.
+        adaptation (NoiseAdaptation): computes e.
         alpha (float): the value until a schedule is attached; 0.1 as in the public re-implementation.
-        in_forward (bool): True: Eq. 14. False: the paper's Algorithm 1 as printed: the forward is `binary` alone, the
-            backward the same as of Eq. 14.
+        in_forward (bool): True: Eq. 14. False: the paper's Algorithm 1 as printed: forward is only `binary`, backward
+            is that of Eq. 14.
     """
 
     def __init__(self, adaptation: NoiseAdaptation, alpha: float = 0.1, in_forward: bool = True):

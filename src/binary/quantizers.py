@@ -1,7 +1,7 @@
-"""How a tensor becomes 1-bit: activations by their sign, weights by sign and scale.
+"""Quantizers that make a tensor 1-bit: activations become their sign, weights their sign and a scale.
 
 A layer takes one quantizer for its input and one for its weight; None means full precision. `precision` is the number
-of bits, from which sizes are counted. In training a quantizer may add annealed noise; in evaluation it never does.
+of bits, used to count sizes. In training a quantizer may add annealed noise; in evaluation it never does.
 """
 
 import math
@@ -16,9 +16,9 @@ from .validation import require
 
 
 class SignActivation(NoAutoCast):
-    """`sign`: x_b = sign(x); backward by the estimator. In training z = sign(x) + alpha e(x) if there is noise.
+    """`sign`: x_b = sign(x), with the estimator's gradient. With noise, z = sign(x) + alpha e(x) in training.
 
-    Inputs: x, any shape ((N, C, H, W) or (N, C) where there is noise). Outputs: the same shape, +1 or -1.
+    Inputs: x, any shape; with noise (N, C, H, W) or (N, C). Outputs: the same shape, +1 or -1.
     """
 
     precision = 1
@@ -37,7 +37,7 @@ class SignActivation(NoAutoCast):
 
 
 class _ConstantScale(NoAutoCast):
-    """z * scale forward; backward the gradient passes unscaled, and none goes to the scale."""
+    """z * scale forward; backward the gradient passes unscaled, and the scale gets no gradient."""
 
     def construct(self, z, scale):
         return z * scale
@@ -47,12 +47,12 @@ class _ConstantScale(NoAutoCast):
 
 
 class WeightQuantizer(NoAutoCast):
-    """w_q = sign(t) * scale(t) with t = standardize(w): what all weight quantizers share.
+    """w_q = sign(t) * scale(t) with t = standardize(w): base class of weight quantizers.
 
-    Backward, the sign's derivative is the estimator's. The scale is a constant: no gradient flows into it. Whether it
-    multiplies the gradient that passes is `scale_in_gradient`; None: `scales_gradient`, as the quantizer's source does.
-    In training with noise the scale multiplies sign + alpha e(t) as a whole, and the one rule holds for the latent
-    weight and for the noise module's parameters.
+    Backward, the derivative of sign is the estimator's. The scale is a constant: no gradient flows into it.
+    `scale_in_gradient` says whether the scale multiplies the gradient; None means `scales_gradient`, which follows the
+    quantizer's source. In training with noise the scale multiplies the sum sign + alpha e(t), and the same rule holds
+    for the latent weight and for the noise module's parameters.
 
     Inputs: w, (C_out, ...). Outputs: the same shape, +s or -s.
     """
@@ -71,11 +71,11 @@ class WeightQuantizer(NoAutoCast):
         self.constant_scale = _ConstantScale()
 
     def standardize(self, weight):
-        """t, of which the sign is taken, the shape of `weight`."""
+        """t, the input of sign, in the shape of `weight`."""
         return weight
 
     def scale(self, t):
-        """s >= 0, of a shape that multiplies t."""
+        """s >= 0, in a shape that broadcasts to t."""
         raise NotImplementedError
 
     def construct(self, weight):
@@ -100,7 +100,7 @@ class SignWeight(WeightQuantizer):
 
 
 class DoReFaWeight(WeightQuantizer):
-    """`dorefa`: w_q = sign(w) * mean|w|, one scale a layer, which does not multiply the gradient.
+    """`dorefa`: w_q = sign(w) * mean|w|, one scale per layer, which does not multiply the gradient.
 
     Source: Zhou et al., "DoReFa-Net", 2016, and the released FDA-BNN code.
     """
@@ -110,14 +110,13 @@ class DoReFaWeight(WeightQuantizer):
 
 
 class XnorWeight(WeightQuantizer):
-    """`xnor`: w_q = sign(w) * mean|w|, one scale an output channel, which multiplies the gradient.
+    """`xnor`: w_q = sign(w) * mean|w|, one scale per output channel, which multiplies the gradient.
 
-    Source: Rastegari et al., "XNOR-Net", ECCV 2016; its gradient is (1/m + s 1{|w| < 1}) times the incoming one, m
-    being the number of weights of a filter. This is the second term, its indicator being the estimator's part
-    (`clipped_ste`). Not here: the paper's scale of the input, K, which its public codes leave out too. Nor what else
-    they do: centring weights over the input channels and clamping them to [-1, 1] at every step, in one of them the
-    exact gradient of the scale in place of 1/m, and further factors of the gradient, (1 - 1/C_in) and one that makes up
-    for the optimizer.
+    Source: Rastegari et al., "XNOR-Net", ECCV 2016. Its gradient is (1/m + s 1{|w| < 1}) times the incoming one, with m
+    weights in a filter. This class has the second term; the estimator (`clipped_ste`) supplies the indicator. Left out:
+    the paper's scale of the input, K, which its public codes leave out too, and the other steps of those codes: they
+    centre weights over the input channels and clamp them to [-1, 1] at every step; one uses the exact gradient of the
+    scale in place of 1/m; they multiply the gradient by (1 - 1/C_in) and by a factor that corrects for the optimizer.
     """
 
     scales_gradient = True
@@ -130,11 +129,11 @@ class LibraWeight(WeightQuantizer):
     """`libra`: w_q = sign(t) * 2^round(log2 mean|t|), t = (w - mean w) / std w, mean and standard deviation (unbiased)
     of each output channel.
 
-    Backward, the estimator acts on t and the gradient goes on through mean and standard deviation; the scale, one an
-    output channel, is constant and multiplies the gradient. A filter of equal weights has t = 0, and sign -1.
+    Backward, the estimator acts on t and the gradient flows through mean and standard deviation; the scale, one per
+    output channel, is constant and multiplies the gradient. A filter of equal weights has t = 0 and sign -1.
 
     Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
-    2020, and its public code, in which nothing guards the division.
+    2020, and its public code, which does not guard the division.
     """
 
     scales_gradient = True
@@ -142,8 +141,8 @@ class LibraWeight(WeightQuantizer):
     def standardize(self, weight):
         weight = ops.cast(weight, ms.float32)
         centred = weight - _filter_mean(weight)
-        # Of order 1 before it is squared, which under mixed precision happens in float16. t does not depend on the
-        # divisor, so no gradient is lost.
+        # Scale to order 1 before squaring, which mixed precision does in float16. t does not depend on the divisor, so
+        # no gradient is lost.
         largest = ops.stop_gradient(ops.amax(ops.abs(centred), _filter_axes(centred), keepdims=True))
         centred = centred / (largest + ops.cast(largest == 0, ms.float32))
         fan_in = math.prod(weight.shape[1:])

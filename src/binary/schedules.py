@@ -1,8 +1,8 @@
-"""Values that change over training: pure functions of progress, and the tables that carry them into the graph.
+"""Values that change over training: pure functions of progress, and their tables in the graph.
 
 Progress is 0 at the first step and 1 at the last. A schedule is evaluated for every step before training starts; the
-graph reads its row by the optimizer's own step counter. The host sets nothing between steps, so schedules hold under
-data sinking, follow a skipped step, and compile once.
+graph reads its row by the optimizer's step counter. The host sets nothing between steps, so schedules work with data
+sinking, do not advance on a skipped step, and compile once.
 """
 
 import math
@@ -21,12 +21,12 @@ Schedule = Callable[[float], float]
 
 
 def constant(value: float) -> Schedule:
-    """value at every progress."""
+    """The same value at every step."""
     return lambda progress: value
 
 
 def grow(start: int, end: int) -> Schedule:
-    """An integer that grows from start to end, each value holding for an equal share of training.
+    """An integer that grows from start to end, with an equal share of training for each value.
 
     n(p) = min(start + floor(p (end - start + 1)), end). Only integers: between them the closed form of the Fourier
     derivative has poles.
@@ -54,7 +54,7 @@ def number_of_terms(setting: int = 3, n_p: int = 9, n_s: int = 9) -> Schedule:
     """n of the paper's Figure 4: setting 1, n_p throughout; 2, from 1 to n_p; 3, from n_s to 2 n_s (the default).
 
     Raises:
-        ValueError: another setting; n_p or n_s below 1.
+        ValueError: setting is not 1, 2 or 3, or n_p or n_s is below 1.
     """
     require(setting in (1, 2, 3), "schedule setting of n", setting, "1 (fixed), 2 (1 to n_p) or 3 (n_s to 2 n_s)")
     require_integer("n_p", n_p, 1)
@@ -63,8 +63,8 @@ def number_of_terms(setting: int = 3, n_p: int = 9, n_s: int = 9) -> Schedule:
 
 
 def tabulate(schedule: Schedule, steps: int) -> np.ndarray:
-    """The schedule at each of `steps` training steps, float32; a single step is the end of training. ValueError for
-    less than one."""
+    """The schedule at each of `steps` training steps, float32 (steps,). A single step has progress 1. ValueError if
+    `steps` is below 1."""
     require_integer("steps", steps, 1)
     return np.array([schedule(step / (steps - 1) if steps > 1 else 1.0) for step in range(steps)], np.float32)
 
@@ -72,12 +72,12 @@ def tabulate(schedule: Schedule, steps: int) -> np.ndarray:
 class ScheduledValue(NoAutoCast):
     """A float32 Tensor of shape (): `value` until `follow` gives it a table, then the table's row at the current step.
 
-    Beyond the table's end its last row holds.
+    After the end of the table its last row is used.
 
     Args:
-        name: of the value, "n"; None: it is no scheduled one.
-        value: until a table is followed.
-        schedule: what `attach` tabulates where it is given no table of this name.
+        name: name of the value, such as "n"; None: it is not scheduled.
+        value: used until a table is followed.
+        schedule: `attach` tabulates it if it is given no table of this name.
     """
 
     def __init__(self, name: str | None, value: float, schedule: Schedule | None = None):
@@ -88,7 +88,7 @@ class ScheduledValue(NoAutoCast):
         self.followed_step = None
 
     def add_flags(self, **flags):
-        # set_train arrives here, at every cell of the network.
+        # set_train calls this method on every cell of the network.
         if flags.get("training") and self.scheduled is not None and self.followed_step is None:
             _warn_of_constants()
         return super().add_flags(**flags)
@@ -97,9 +97,9 @@ class ScheduledValue(NoAutoCast):
         return "constant" if self.scheduled is None else self.scheduled
 
     def follow(self, table: Tensor, step: Parameter) -> None:
-        """Reads from now on row `step` of `table`: float32 (steps,); `step` an int32 Parameter of shape (1,)."""
+        """From now on, return row `step` of `table`: float32 (steps,); `step` is an int32 Parameter of shape (1,)."""
         self.table = table
-        # Past nn.Cell's own registration: the counter is the optimizer's parameter, not one of the network's.
+        # Avoid nn.Cell's registration: the counter is a parameter of the optimizer, not of the network.
         object.__setattr__(self, "followed_step", step)
 
     def construct(self):
@@ -111,7 +111,7 @@ class ScheduledValue(NoAutoCast):
 
 @cache
 def _warn_of_constants() -> None:
-    """Warn once a process: a network is set to training whose scheduled values nothing drives."""
+    """Warn, once a process, that a network is set to training while its scheduled values follow no table."""
     warnings.warn(
         "a binary network is trained without schedules: n, alpha and the estimators' own values stay constant, and the "
         "noise is not annealed. Call src.binary.schedules.attach(network, tables, optimizer.global_step, steps) before "
@@ -123,23 +123,23 @@ def _warn_of_constants() -> None:
 def attach(
     network: nn.Cell, tables: Mapping[str, np.ndarray], step: Parameter, steps: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Lets every scheduled value of the network follow the table of its name, or else its own schedule.
+    """Make every scheduled value of the network follow the table of its name, or else its own schedule.
 
     Args:
         network: any Cell.
-        tables: a float32 array (steps,) for a scheduled name, as `tabulate` makes it.
+        tables: float32 arrays (steps,) by scheduled name, made by `tabulate`.
         step: the optimizer's `global_step`.
-        steps: of the training, for values that bring their own schedule.
+        steps: number of training steps, for values with their own schedule.
 
     Returns:
-        The tables that are followed, by name. Where two differ under one name (T of an estimator for activations and of
-        another for weights), the second is called `T_2`: activations come first.
+        The tables that are followed, by name. If two tables with one name differ (T of the estimators of activations
+        and of weights), the second is called `T_2`: activations come first.
 
     Raises:
-        ValueError: the network has a scheduled value without a table or schedule: it would silently stay constant.
+        ValueError: a scheduled value has neither table nor schedule: it would silently stay constant.
     """
     followed: dict[str, np.ndarray] = {}
-    tensors: dict[str, Tensor] = {}  # one a table: they are constants of the graph, and layers are many
+    tensors: dict[str, Tensor] = {}  # one per table, shared by all layers: they are constants of the graph
     for _, cell in network.cells_and_names():
         if not isinstance(cell, ScheduledValue) or cell.scheduled is None:
             continue

@@ -1,4 +1,4 @@
-"""Networks. Importing this registers each as `fda_<name>` with mindcv."""
+"""Networks. Importing this package registers each of them with mindcv as `fda_<name>`."""
 
 from . import alexnet, bireal_resnet, resnet20, vgg_small  # noqa: F401  (they register themselves)
 from .registry import NETWORKS, create_model

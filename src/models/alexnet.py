@@ -1,12 +1,12 @@
-"""AlexNet for 224x224 images in DoReFa-Net's public layout: all but the first convolution and the last linear layer
-are binary, two linear layers of 4096 among them.
+"""AlexNet for 224x224 images in DoReFa-Net's public layout: all layers except the first convolution and the last
+linear layer are binary, including two linear layers of width 4096.
 
-Initialisation: convolutions and the binary linear layers as `weight_init` says; the last linear layer MindSpore's own;
+Initialisation: `weight_init` for convolutions and binary linear layers; MindSpore's default for the last linear layer;
 batch norm gamma 1, beta 0.
 
 Source: Zhou et al., "DoReFa-Net", 2016, and its public code, tensorpack's examples/DoReFa-Net/alexnet-dorefa.py. The
-bias that its first linear layer has there is left out: the batch norm behind it takes any bias out again. The FDA-BNN
-paper only names the network.
+bias of its first linear layer is left out: the batch norm after it cancels any bias. The FDA-BNN paper only names the
+network.
 """
 
 from mindspore import nn
@@ -15,21 +15,21 @@ from ..binary import Binarization
 from ..binary.layers import create_weight_init
 from .registry import register, require_size
 
-IMAGE_SIZE = 224  # no other: the linear layers see every position
+IMAGE_SIZE = 224  # fixed by the width of the first linear layer
 FIRST = 96  # channels of the full-precision convolution
-CONVOLUTIONS = (  # channels, kernel, groups, and how a 3x3 max-pool of stride 2 pads, if one follows
+CONVOLUTIONS = (  # channels, kernel, groups, padding of the 3x3 max-pool of stride 2 that follows (None: no pool)
     (256, 5, 2, "same"),
     (384, 3, 1, "same"),
     (384, 3, 2, None),
     (256, 3, 2, "valid"),
 )
-POSITIONS = 6 * 6  # that the convolutions leave of 224x224
+POSITIONS = 6 * 6  # height and width after the convolutions
 LINEAR = (4096, 4096)
-EPSILON = 1e-4  # of batch norm, DoReFa's
+EPSILON = 1e-4  # of batch norm, as in DoReFa-Net
 
 
 class Layer(nn.Cell):
-    """Binary convolution or linear layer, batch norm, max-pool if any, activation."""
+    """Binary convolution or linear layer, batch norm, optional max-pool, activation."""
 
     def __init__(self, operation: nn.Cell, bn: nn.Cell, pool: nn.Cell, activation: nn.Cell):
         super().__init__()
@@ -47,11 +47,11 @@ class AlexNet(nn.Cell):
 
     def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
         super().__init__()
-        # DoReFa clips to [0, 1] before it quantizes to k bits, and has ReLU at 32 bits. A sign after either of them
-        # would be the same, with the gradient of all negative values gone: so only the full-precision
-        # baseline has ReLU here.
+        # DoReFa clips to [0, 1] before it quantizes to k bits, and uses ReLU at 32 bits. Before a sign, either of them
+        # would change no value but remove the gradient of all negative values. So only the full-precision baseline has
+        # ReLU here.
         activation = nn.Identity if binarization.binary else nn.ReLU
-        # No batch norm follows the first convolution, so it has a bias, as in the public code; that starts at 0.
+        # No batch norm follows the first convolution, so it has a bias, initially 0, as in the public code.
         self.conv1 = nn.Conv2d(
             in_channels,
             FIRST,
@@ -73,7 +73,7 @@ class AlexNet(nn.Cell):
         self.flatten = nn.Flatten()
         layers, width = [], channels * POSITIONS
         for number, out_width in enumerate(LINEAR, start=1):
-            # Nothing quantizes what the last linear layer reads, so DoReFa's clip has no work there: ReLU in both.
+            # The input of the last linear layer is not quantized, so DoReFa's clip is not needed: ReLU in both cases.
             last = nn.ReLU() if number == len(LINEAR) else activation()
             bn = nn.BatchNorm1d(out_width, eps=EPSILON)
             layers.append(Layer(binarization.dense(width, out_width), bn, nn.Identity(), last))

@@ -1,11 +1,11 @@
-"""ResNet-18 and ResNet-34 as Bi-Real Net builds them, a shortcut around every binary convolution, with PReLU.
+"""ResNet-18 and ResNet-34 as in Bi-Real Net, with a shortcut around every binary convolution, and with PReLU.
 
 `resnet18` and `resnet34` are for ImageNet; `resnet18_cifar` differs only in its stem. Full precision: the stem, the
-1x1 convolutions of the down-sampling shortcuts, the linear layer. Initialisation: all convolutions as `weight_init`
-says; the linear layer MindSpore's own; slopes 0.25; batch norm gamma 1, beta 0.
+1x1 convolutions of the down-sampling shortcuts, the linear layer. Initialisation: `weight_init` for all convolutions;
+MindSpore's default for the linear layer; slopes 0.25; batch norm gamma 1, beta 0.
 
-Source: Liu et al., "Bi-Real Net", ECCV 2018, and its public code. The FDA-BNN paper says Bi-Real shortcuts and PReLU;
-comments below give our choice where it says no more.
+Source: Liu et al., "Bi-Real Net", ECCV 2018, and its public code. The FDA-BNN paper only mentions Bi-Real shortcuts and
+PReLU; comments below explain our choices where it leaves the details open.
 """
 
 from mindspore import nn, ops
@@ -16,19 +16,19 @@ from ..binary.validation import lookup, require
 from .registry import register, require_size
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of the first block
-# Image size, and the number that other sizes are multiples of: shortcuts and convolutions halve the rest differently.
+# Image size, and size multiple: for other sizes shortcuts and convolutions would round differently when they halve.
 SMALL_IMAGES = (32, 8)
 LARGE_IMAGES = (224, 32)
 DEPTHS = {18: (4, 4, 4, 4), 34: (6, 8, 12, 6)}  # binary convolutions of each stage
 
 
 class PaddedMaxPool(nn.Cell):
-    """3x3 max-pool of stride 2, the image padded by 1 on all sides with -infinity: Bi-Real's. (N, C, H, W), H and W
-    even, to (N, C, H/2, W/2).
+    """3x3 max-pool of stride 2 with the image padded by 1 on all sides with -infinity, as in Bi-Real Net:
+    (N, C, H, W) with even H and W to (N, C, H/2, W/2).
 
-    For even sizes the padding below and on the right is never read, and the one above and on the left is the same as
-    repeating the first row and column: a maximum does not change by a value that it has already. MindSpore's pool with
-    a padding of its own does not export to ONNX; these operations do.
+    For even sizes the padding below and on the right is never read. The padding above and on the left is the same as
+    repeating the first row and column, because a repeated value does not change a maximum. MindSpore's padded pool does
+    not export to ONNX; these operations do.
     """
 
     def __init__(self):
@@ -43,7 +43,7 @@ class PaddedMaxPool(nn.Cell):
         return self.pool(x)
 
 
-# "same" pads below and on the right only: the pool of this project's checkpoints without a format number.
+# "same" pads only below and on the right: old checkpoints, without a format number, were trained with it.
 STEM_POOLS = {"padded": PaddedMaxPool, "same": lambda: nn.MaxPool2d(3, 2, pad_mode="same")}
 
 
@@ -66,8 +66,8 @@ class Block(nn.Cell):
     def __init__(self, in_channels: int, out_channels: int, stride: int, binarization: Binarization, prelu: bool):
         super().__init__()
         self.conv = binarization.conv(in_channels, out_channels, 3, stride, padding=1)
-        # The paper says neither where PReLU is nor what shares a slope. As in the released ResNet-20: after the
-        # convolution, one slope. Bi-Real Net has no activation but the sign; its full-precision
+        # The paper does not say where PReLU is and which channels share a slope. As in the released ResNet-20, it
+        # follows the convolution and has one slope. Bi-Real Net has no activation except the sign; its full-precision
         # baseline gets ReLU, or it would be linear.
         self.activation = SharedSlopePReLU() if prelu else nn.Identity() if binarization.binary else nn.ReLU()
         self.bn = nn.BatchNorm2d(out_channels)
@@ -88,13 +88,13 @@ class BiRealResNet(nn.Cell):
 
     Args:
         depths: binary convolutions of each stage.
-        small_images (bool): a 3x3 stem of stride 1 without pool, for 32x32; else 7x7 of stride 2 and a max-pool, for
-            224x224. H and W are multiples of 8, or of 32 with the pool.
-        prelu (bool): False: no activation but the sign, as Bi-Real Net has it.
-        stem_pool: name of the pool in a stem that has one, in `STEM_POOLS`.
+        small_images (bool): True: a 3x3 stem of stride 1 without pool, for 32x32. False: 7x7 of stride 2 and a
+            max-pool, for 224x224. H and W are multiples of 8, or of 32 with the pool.
+        prelu (bool): False: no activation except the sign, as in Bi-Real Net.
+        stem_pool: name of the stem's pool in `STEM_POOLS`; unused with `small_images`.
 
     Raises:
-        ValueError: prelu is no bool; an unknown stem_pool; images of another size.
+        ValueError: prelu is not a bool, stem_pool is unknown, or the images have another size.
     """
 
     def __init__(

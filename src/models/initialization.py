@@ -1,7 +1,7 @@
-"""Start values that depend on the seed and the parameter's name only.
+"""Initial values that depend only on the seed and the parameter's name.
 
-MindSpore draws start values in order of construction, so that a network with noise modules would begin with other
-weights than the same network without them. `create_model` builds every network through `draw_by_name`.
+MindSpore draws initial values in order of construction, so a network with noise modules would start from other weights
+than the same network without them. `create_model` builds every network with `draw_by_name`.
 """
 
 import zlib
@@ -15,7 +15,7 @@ from mindspore.nn.utils import no_init_parameters
 
 
 class _SeededByName(Initializer):
-    """An initializer that draws from a state of its own: that of (seed, CRC-32 of the parameter's name)."""
+    """An initializer with its own random state, seeded with (seed, CRC-32 of the parameter's name)."""
 
     def __init__(self, initializer: Initializer, seed: int, name: str):
         super().__init__()
@@ -28,10 +28,10 @@ class _SeededByName(Initializer):
 
 
 def draw_by_name(make: Callable[[], nn.Cell]) -> nn.Cell:
-    """`make()`, with every parameter that has an initializer drawn from (seed, name); the distributions stay.
+    """Call `make`, and draw every parameter that has an initializer from (seed, name), with the same distribution.
 
-    The seed is `ms.get_seed()`. Without one a random seed is taken from numpy's global state, so every call differs.
-    Otherwise numpy's state is the same before and after.
+    The seed is `ms.get_seed()`. If it is not set, a random seed is taken from numpy's global state, so every call
+    differs. If it is set, numpy's state does not change.
     """
     seed = ms.get_seed()
     if seed is None:

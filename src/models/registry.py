@@ -12,18 +12,18 @@ from ..binary import Binarization
 from ..binary.validation import build, lookup, require, require_integer, require_options
 from .initialization import draw_by_name
 
-MAX_CLASSES = 100_000  # a last layer of gigabytes is a slip
+MAX_CLASSES = 100_000  # more is a typing error: the last layer would take gigabytes
 MAX_CHANNELS = 1024  # of the input image
-NETWORK_ARGUMENTS = ("num_classes", "in_channels", "binarization")  # what every `make` takes; the rest are its options
-MINDCV_CLASSES = 1000  # what mindcv.create_model passes on when its caller gives no num_classes
+NETWORK_ARGUMENTS = ("num_classes", "in_channels", "binarization")  # of every `make`; its others are options
+MINDCV_CLASSES = 1000  # mindcv.create_model passes this if its caller gives no num_classes
 
 
 @dataclass(frozen=True)
 class Network:
-    """A registered network: the function that builds it, and what is known of it without building it.
+    """A registered network: the function that builds it, and facts about it that need no building.
 
-    `image_size` is the height and width of the images that it is made for. It takes images whose height and width are
-    multiples of `size_multiple`, or with None only of `image_size`. `num_classes` is that of its recipe's data set.
+    `image_size` is the height and width of its images. It also takes images with height and width that are multiples of
+    `size_multiple`; None: only `image_size`. `num_classes` is that of its recipe's data set.
     """
 
     make: Callable[..., nn.Cell]
@@ -42,12 +42,12 @@ def register(
     size_multiple: int | None = None,
     num_classes: int = 10,
 ) -> Callable[..., Any]:
-    """Decorate `make(num_classes, in_channels, binarization, **options) -> Cell`: register it by its name for
-    `create_model`, and as `fda_<name>` for `mindcv.create_model`, with the facts of `Network`. `@register` without
-    arguments means a network of CIFAR-10: only 32x32, 10 classes.
+    """Register the decorated `make(num_classes, in_channels, binarization, **options) -> Cell` by its name for
+    `create_model` and as `fda_<name>` for `mindcv.create_model`, with the facts of `Network`. `@register` without
+    arguments means a network for CIFAR-10: only 32x32, 10 classes.
 
-    mindcv passes 1000 classes on when its caller names no number, so 1000 means the network's own number there. For
-    1000 classes of small images call `create_model`.
+    mindcv passes 1000 classes if its caller gives no number, so there 1000 means the network's default number. For 1000
+    classes of small images call `create_model`.
     """
     if make is None:
         return partial(register, image_size=image_size, size_multiple=size_multiple, num_classes=num_classes)
@@ -72,22 +72,22 @@ def create_model(
     options: Mapping[str, Any] | None = None,
     pretrained: bool = False,
 ) -> nn.Cell:
-    """The network called `name`, with fresh weights, each of which depends on `ms.set_seed` and its name only.
+    """Create the network called `name` with new weights, each of which depends only on `ms.set_seed` and its name.
 
     Args:
         name: one of `NETWORKS`, for example "resnet20".
-        num_classes: width of the last layer; None: 10 for networks of 32x32 images, 1000 for those of ImageNet.
+        num_classes: width of the last layer; None: 10 for networks for 32x32 images, 1000 for those for ImageNet.
         in_channels: channels of the input image.
-        binarization: estimators, weight quantizer and noise of its binary layers; `Binarization.full_precision()` for
+        binarization: estimators, weight quantizer and noise of the binary layers; `Binarization.full_precision()` for
             the full-precision baseline.
-        options: of the network itself, for example {"prelu": False} of the ResNets.
+        options: options of the network itself, for example {"prelu": False} for the ResNets.
         pretrained: must be False: no weights are published yet.
 
     Returns:
         Cell from (N, in_channels, H, W) to logits (N, num_classes), in evaluation mode.
 
     Raises:
-        ValueError: an unknown name or option, a value out of range, or pretrained=True.
+        ValueError: a name or option is unknown, a value is out of range, or pretrained is True.
     """
     network = lookup("network", NETWORKS, name)
     if pretrained:

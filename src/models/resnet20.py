@@ -1,7 +1,7 @@
-"""ResNet-20 for 32x32 images as the authors of FDA-BNN released it: every convolution but the first is binary.
+"""ResNet-20 for 32x32 images as released by the authors of FDA-BNN: every convolution except the first is binary.
 
-Initialisation: convolutions, binary ones included, as `weight_init` says (uniform within 1/sqrt(fan in)); the linear
-layer MindSpore's own (the same); slopes 0.25; batch norm gamma 1, beta 0.
+Initialisation: `weight_init` for all convolutions (default: uniform within 1/sqrt(fan in)); MindSpore's default for the
+linear layer (the same distribution); slopes 0.25; batch norm gamma 1, beta 0.
 """
 
 from mindspore import nn, ops
@@ -18,7 +18,7 @@ class PaddedShortcut(nn.Cell):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        # A 1x1 pool picks the same elements as the slice, whose gradient fails in PyNative mode on CPU.
+        # A 1x1 pool picks the same elements as the slice. The slice's gradient fails in PyNative mode on CPU.
         self.subsample = nn.AvgPool2d(kernel_size=1, stride=2)
         added = (out_channels - in_channels) // 2
         self.pad = nn.Pad(((0, 0), (added, added), (0, 0), (0, 0)))
@@ -28,8 +28,8 @@ class PaddedShortcut(nn.Cell):
 
 
 class Block(nn.Cell):
-    """Convolution, slope, batch norm, twice; then the shortcut is added. No activation at the end: the next block's
-    sign is one."""
+    """Convolution, slope, batch norm, twice; then the shortcut is added. There is no activation at the end, because the
+    next block begins with a sign."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, binarization: Binarization):
         super().__init__()

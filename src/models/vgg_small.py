@@ -1,8 +1,8 @@
-"""VGG-Small for 32x32 images, as IR-Net publishes it: every convolution but the first is binary.
+"""VGG-Small for 32x32 images, as in IR-Net's public code: every convolution except the first is binary.
 
 128-128-P-256-256-P-512-512-P, then one linear layer; a layer is convolution, (pool), batch norm, Hardtanh.
-Initialisation: convolutions, binary ones included, as `weight_init` says; the linear layer MindSpore's own; batch norm
-gamma 1, beta 0.
+Initialisation: `weight_init` for all convolutions; MindSpore's default for the linear layer; batch norm gamma 1,
+beta 0.
 
 Source: Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR
 2020, and its public code. The FDA-BNN paper only names the network.
@@ -14,7 +14,7 @@ from ..binary import Binarization
 from ..binary.layers import create_weight_init
 from .registry import register, require_size
 
-IMAGE_SIZE = 32  # no other: the linear layer sees every position
+IMAGE_SIZE = 32  # fixed by the width of the linear layer
 FIRST = 128  # channels of the full-precision convolution
 LAYERS = ((128, True), (256, False), (256, True), (512, False), (512, True))  # channels, and whether a pool follows
 
@@ -25,12 +25,12 @@ class Layer(nn.Cell):
     def __init__(self, conv: nn.Cell, channels: int, pool: bool):
         super().__init__()
         self.conv = conv
-        # Before the batch norm, hence before the sign: the maximum of signs would be +1 nearly everywhere.
+        # Before the batch norm, and so before the sign: the maximum of signs would be +1 nearly everywhere.
         self.pool = nn.MaxPool2d(2, 2) if pool else nn.Identity()
         self.bn = nn.BatchNorm2d(channels)
-        # Changes no sign, but stops the gradient where |t| > 1, whatever the estimator does there: of the side lobes of
-        # the Fourier gradient, activations meet only a part of the first, from n = 15 on. In the full-precision
-        # baseline it is the activation, as in IR-Net's code.
+        # Changes no sign, but stops the gradient where |t| > 1 for every estimator: from n = 15 on, activations see
+        # part of the first side lobe of the Fourier gradient, and never the others. In the full-precision baseline it
+        # is the activation, as in IR-Net's code.
         self.activation = nn.Hardtanh()
 
     def construct(self, x):
