@@ -1,4 +1,4 @@
-"""Config -> data, network, optimizer, schedules: the one place where a run is put together."""
+"""Build data, network, optimizer and schedules of a run from its config."""
 
 import sys
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ MAX_STEPS = 10_000_000
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a trainer needs. `tables` holds what follows training: the learning rate of every step, and what of n,
-    alpha, T and o this network has."""
+    """All that a trainer needs. `tables` holds the values that change over training, one per step: the learning rate,
+    and those of n, alpha, T and o that this network has."""
 
     config: Config
     worker: Worker
@@ -41,43 +41,44 @@ class Experiment:
 
 
 def keep_global_batch(config: Config, checkpoint: Checkpoint, workers: int) -> Config:
-    """The config of a resumed run with so many workers: `data.batch_size` is what keeps the checkpoint's global batch.
+    """The config of a run resumed with `workers` workers: `data.batch_size` is set to keep the checkpoint's global
+    batch.
 
-    What the run folder's config says of it does not count: a run that went on with other workers may have been killed
-    before it saved.
+    The batch size in the run folder's config is not used: a run resumed with another number of workers may have been
+    killed before it saved.
 
     Raises:
-        UserError: they cannot share that batch, or the checkpoint stands inside an epoch, of which each worker would
-            have another part.
+        UserError: the workers cannot share that batch, or the checkpoint is inside an epoch, which another number of
+            workers would divide differently.
     """
     before, step, epoch = (checkpoint.state.get(key, workers) for key in ("workers", "step", "epoch"))
     if step and before != workers:
         kept = f", or add --from_epoch {epoch} if its checkpoint was kept" if epoch else ""
         raise UserError(
-            f"{checkpoint.path} stands at step {step} of epoch {epoch + 1} of a run of {before} worker(s), and "
-            f"{workers} can only go on from the end of an epoch: resume with {before}{kept}"
+            f"{checkpoint.path} is at step {step} of epoch {epoch + 1} of a run with {before} worker(s), and "
+            f"{workers} can continue only from the end of an epoch: resume with {before}{kept}"
         )
     batch = checkpoint.config["data"]["batch_size"] * before
     if batch % workers or batch // workers > MAX_BATCH:
         counts = range(1, 2 * max(before, workers) + 1)
         fitting = ", ".join(str(n) for n in counts if batch % n == 0 and batch // n <= MAX_BATCH)
         raise UserError(
-            f"{checkpoint.path} is of a run with {batch} images a step, which {workers} worker(s) cannot share: resume "
-            f"with a number of them that can, as {fitting}"
+            f"{checkpoint.path} is from a run with {batch} images a step, which {workers} worker(s) cannot share "
+            f"equally: resume with one of these numbers: {fitting}"
         )
     return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": batch // workers})})
 
 
 def binarization_of(config: Config) -> Binarization:
-    """The options of binarization that the config names.
+    """The options of binarization in the config.
 
     Raises:
-        UserError: an unknown name, or an option that an estimator does not have, also with network.binary false.
+        UserError: an unknown name or option of an estimator, also if network.binary is false.
     """
     network = config.network.model_dump(exclude={"name", "options", "binary"})
     for key in ("estimator_options", "weight_estimator_options"):
         if "n" in network[key]:  # in training n is a schedule
-            raise UserError("n is no option of an estimator here: set schedules.n.setting, schedules.n.n_p or .n_s")
+            raise UserError("n is not an option of an estimator here: set schedules.n.setting, schedules.n.n_p or .n_s")
     try:
         binarization = Binarization(
             **network,
@@ -91,10 +92,10 @@ def binarization_of(config: Config) -> Binarization:
 
 
 def check_network(config: Config) -> None:
-    """Check the names that the config gives, and that the network takes images of its size, without building it.
+    """Check the names in the config, and that the network takes images of the config's size, without building it.
 
     Raises:
-        UserError: an unknown name or option, or images of a size that the network does not take.
+        UserError: a name or option is unknown, or the network does not take images of this size.
     """
     name = config.network.name
     try:
@@ -112,10 +113,10 @@ def check_network(config: Config) -> None:
 
 
 def build_network(config: Config, num_classes: int) -> nn.Cell:
-    """The network that the config names.
+    """Build the network of the config.
 
     Raises:
-        UserError: as `check_network`; options that the network does not have.
+        UserError: as `check_network`, or an option of the network has a wrong value.
     """
     check_network(config)
     try:
@@ -130,8 +131,8 @@ def build_network(config: Config, num_classes: int) -> nn.Cell:
 
 
 def preprocessing_of(config: Config, checkpoint: Checkpoint) -> Preprocessing:
-    """What the checkpoint's network was trained with if the file says so, else what is known of the config's data; for
-    images of `data.image_size` if that is given."""
+    """The preprocessing in the checkpoint if it has one, else that of the config's data set; with `data.image_size` if
+    that is set."""
     size = config.data.image_size
     if checkpoint.preprocessing is None:
         return find_preprocessing(config.data.name, size)
@@ -139,14 +140,14 @@ def preprocessing_of(config: Config, checkpoint: Checkpoint) -> Preprocessing:
 
 
 def require_same_classes(trained: Preprocessing | None, found: Preprocessing, data: str, checkpoint: str) -> None:
-    """UserError unless data have the classes that a network was trained on, in the same order, and the same
+    """UserError unless the data have the classes that a network was trained on, in the same order, and the same
     normalisation.
 
     Args:
-        trained: of the network's training; None: unknown, as of files that are not ours.
-        found: of the data; no classes: unknown.
-        data: names them in the error.
-        checkpoint: the network's file.
+        trained: preprocessing in the network's training; None: unknown, as for files from other programs.
+        found: preprocessing of the data; without classes if they are unknown.
+        data: name of the data in the error.
+        checkpoint: path of the network's file.
     """
     if trained is None:
         return
@@ -161,20 +162,20 @@ def require_same_classes(trained: Preprocessing | None, found: Preprocessing, da
     for name in ("mean", "std"):
         if getattr(trained, name) != getattr(found, name):
             raise UserError(
-                f"{checkpoint} was trained on images with the {name} {getattr(trained, name)}, and those of {data} "
-                f"have {getattr(found, name)}: use the data set that it was trained on"
+                f"{checkpoint} was trained on images with the {name} {getattr(trained, name)}, but {data} has "
+                f"{getattr(found, name)}: use the data set that it was trained on"
             )
 
 
 def trained_network(config: Config, checkpoint: Checkpoint, num_classes: int | None = None) -> nn.Cell:
-    """The network that the config names with a checkpoint's weights; `num_classes` None: those of its data set.
+    """Build the network of the config with a checkpoint's weights. `num_classes` None: those of its data set.
 
     Raises:
-        UserError: the checkpoint does not fit, a name is unknown, or nothing tells the number of classes.
+        UserError: the checkpoint does not fit, a name is unknown, or the number of classes is unknown.
     """
     num_classes = num_classes or len(preprocessing_of(config, checkpoint).classes)
     if not num_classes:
-        raise UserError(f"{checkpoint.path} does not say how many classes its network has: give --num_classes")
+        raise UserError(f"{checkpoint.path} does not hold its number of classes: give --num_classes")
     network = build_network(config, num_classes)
     for note in load_network(network, checkpoint):
         cli.echo(f"note: {note}", sys.stderr)
@@ -186,7 +187,7 @@ def build_data(
     worker: Worker = Worker(),
     splits: tuple[str, ...] = ("train", "test"),
 ) -> Dataset:
-    """The data set that the config names, this worker's part of it for training."""
+    """Open the data set of the config, with this worker's part of it for training."""
     return open_dataset(
         config.data.name,
         path=config.data.path,
@@ -204,8 +205,8 @@ def build_data(
 
 
 def synchronize_batch_norm(network: nn.Cell) -> None:
-    """Replace every batch norm by nn.SyncBatchNorm, which MindSpore supports only on Ascend; the parameters and their
-    names stay."""
+    """Replace every batch norm by nn.SyncBatchNorm, which MindSpore supports only on Ascend. Parameters keep their
+    names."""
     for name, cell in network.name_cells().items():
         if not isinstance(cell, (nn.BatchNorm1d, nn.BatchNorm2d)):
             synchronize_batch_norm(cell)
@@ -219,7 +220,7 @@ def synchronize_batch_norm(network: nn.Cell) -> None:
 
 
 def build_tables(config: Config, steps: int) -> dict[str, np.ndarray]:
-    """n and alpha of every step of training, float32 (steps,). Other estimators bring their schedules."""
+    """n and alpha at every training step, float32 (steps,). Other scheduled values have their own schedules."""
     n, alpha = config.schedules.n, config.schedules.alpha
     return {
         "n": schedules.tabulate(schedules.number_of_terms(n.setting, n.n_p, n.n_s), steps),
@@ -228,17 +229,17 @@ def build_tables(config: Config, steps: int) -> dict[str, np.ndarray]:
 
 
 def build(config: Config, worker: Worker) -> Experiment:
-    """Puts a training run together; wrong names and missing files are reported before anything compiles."""
-    check_network(config)  # before data are looked for
+    """Build a training run. Wrong names and missing files are reported before anything compiles."""
+    check_network(config)  # before looking for data
     data = build_data(config, worker)
     network = build_network(config, data.num_classes)
     if config.runtime.sync_batch_norm and worker.size > 1:
         synchronize_batch_norm(network)
     steps_per_epoch = config.train.steps(data.train_steps())
     steps = config.train.epochs * steps_per_epoch
-    if steps > MAX_STEPS:  # each has a row in the tables of what follows training
+    if steps > MAX_STEPS:  # the tables have a row for each
         raise UserError(
-            f"train.epochs is {config.train.epochs}, hence {steps:,} steps, but a run has at most {MAX_STEPS:,}: "
+            f"train.epochs is {config.train.epochs}, which is {steps:,} steps, but a run has at most {MAX_STEPS:,}: "
             "lower train.epochs or train.steps_per_epoch"
         )
     optimizer = create_optimizer(config, network, steps_per_epoch, worker.size)

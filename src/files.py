@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files completely or not at all; locks and folders."""
 
 import contextlib
 import fcntl
@@ -15,17 +15,17 @@ PARTIAL = ".partial"  # in the names of files that are being written
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], suffix: str = "") -> None:
-    """Call `write` with a path next to `path` and rename what it made, so that `path` is at every moment a whole file.
+    """Call `write` with a path next to `path`, then rename its file to `path`, which is complete at every moment.
 
-    The content reaches the disk before the name does: after a power cut, too, the file is the old one or the new one.
+    The content reaches the disk before the rename: after a power cut too, the file is the old one or the new one.
 
     Args:
         path: the file.
-        write: makes it; raises OSError, RuntimeError or ValueError where it cannot.
-        suffix: that the place must end in.
+        write: writes the file; raises OSError, RuntimeError or ValueError if it cannot.
+        suffix: suffix that the path given to `write` must have.
 
     Raises:
-        WriteError: it cannot be written; an earlier file at `path` is untouched.
+        WriteError: the file cannot be written; an earlier file at `path` is unchanged.
     """
     if not path.name:
         raise UserError(f"cannot write {path}: it is a folder, give the name of a file")
@@ -50,22 +50,22 @@ def write_atomically(path: Path, write: Callable[[Path], Any], suffix: str = "")
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, by `write_atomically`."""
+    """Write a text file with `write_atomically`."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False, inherited: bool = False) -> Iterator[int]:
-    """Hold an exclusive lock, and give the descriptor of its file. The lock ends with the process, however that ends.
+    """Hold an exclusive lock, and give the descriptor of its file. The lock ends with the process, in whatever way.
 
-    A file is locked, not a folder, and it is open for writing: network disks want both. Machines that share a disk
-    exclude each other as far as the disk supports locks. A disk without locks gets a warning.
+    The lock is on a file, not a folder, and the file is open for writing: network disks need both. Machines that share
+    a disk exclude each other if the disk supports locks. A disk without locks causes a warning.
 
     Args:
-        path: of the lock's file, which is made, and removed at the end.
+        path: path of the lock file, which is created, and deleted at the end.
         wait: wait if another process holds the lock.
-        inherited: child processes inherit the descriptor and hold the lock as well until they end, also after this
-            process has been killed. So the file is not removed.
+        inherited: child processes inherit the descriptor and hold the lock too until they end, even if this process is
+            killed. So the file is not deleted.
 
     Raises:
         BlockingIOError: another process holds the lock, and `wait` is false.
@@ -79,10 +79,11 @@ def locked(path: Path, wait: bool = False, inherited: bool = False) -> Iterator[
                 raise
             except OSError as error:
                 print(
-                    f"warning: {path} cannot be locked ({error.strerror}): start no second run there", file=sys.stderr
+                    f"warning: {path} cannot be locked ({error.strerror}): do not start a second run there",
+                    file=sys.stderr,
                 )
             if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-                continue  # the process that held it has just removed it, and a third one may have made the next one
+                continue  # the process that held it has just deleted it, and a third one may have created it again
             try:
                 yield file.fileno()
             finally:
@@ -93,7 +94,7 @@ def locked(path: Path, wait: bool = False, inherited: bool = False) -> Iterator[
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; UserError if that cannot be."""
+    """Create a folder and its parents; UserError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,7 +106,8 @@ def _reason(error: Exception) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """UserError if no file can be written in a folder, or if it is not there and cannot be made. Leaves nothing."""
+    """UserError if no file can be written in a folder, or if it does not exist and cannot be created. Leaves no
+    file."""
     place = folder.absolute()
     try:
         while not os.path.lexists(place):

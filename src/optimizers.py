@@ -7,7 +7,7 @@ from .config import Config
 
 
 def base_learning_rate(config: Config, workers: int) -> float:
-    """`optimizer.lr`, times the global batch over `optimizer.lr_for_batch` if that is given.
+    """`optimizer.lr`; if `optimizer.lr_for_batch` is set, times the global batch divided by it.
 
     Source: the linear scaling rule of Goyal et al., "Accurate, Large Minibatch SGD", 2017.
     """
@@ -16,7 +16,7 @@ def base_learning_rate(config: Config, workers: int) -> float:
 
 
 def learning_rates(config: Config, steps_per_epoch: int, workers: int = 1) -> list[float]:
-    """The learning rate of every step, from mindcv's scheduler. The curves end at `scheduler.min_lr`."""
+    """The learning rate of every step, from mindcv's scheduler. All curves end at `scheduler.min_lr`."""
     epochs, warmup = config.train.epochs, config.scheduler.warmup_epochs
     base, minimum = base_learning_rate(config, workers), config.scheduler.min_lr
     rates = create_scheduler(
@@ -36,9 +36,9 @@ def learning_rates(config: Config, steps_per_epoch: int, workers: int = 1) -> li
 
 
 def parameter_groups(network: nn.Cell, weight_decay: float, decay_all: bool) -> list[dict]:
-    """Every trainable parameter in exactly one group: weights, noise modules, the rest (batch norm, biases, slopes).
+    """Put every trainable parameter into one group: weights, noise modules, the rest (batch norm, biases, slopes).
 
-    Weights and noise modules are decayed; the rest only with `decay_all`.
+    Weight decay applies to weights and noise modules, and with `decay_all` to the rest too.
     """
     groups: dict[str, list[Parameter]] = {"weights": [], "noise": [], "rest": []}
     for parameter in network.trainable_params():
@@ -49,7 +49,7 @@ def parameter_groups(network: nn.Cell, weight_decay: float, decay_all: bool) -> 
 
 
 def create_optimizer(config: Config, network: nn.Cell, steps_per_epoch: int, workers: int = 1) -> nn.Optimizer:
-    """Momentum (v = momentum v + g, w -= lr v) or Adam, with a learning rate a step."""
+    """Create Momentum (v = momentum v + g, w -= lr v) or Adam, with a learning rate for each step."""
     groups = parameter_groups(network, config.optimizer.weight_decay, config.optimizer.decay_all)
     rates = learning_rates(config, steps_per_epoch, workers)
     if config.optimizer.name == "adam":

@@ -15,28 +15,28 @@ from .errors import UserError
 
 @dataclass(frozen=True)
 class Worker:
-    """This process among those that train together: rank in 0 .. size - 1."""
+    """One of the processes that train together: rank in 0 .. size - 1."""
 
     rank: int = 0
     size: int = 1
 
 
 def prepare_environment() -> None:
-    """Sets what MindSpore reads when it is imported, unless the user did. Call it before the import."""
+    """Set environment variables that MindSpore reads on import, unless the user did. Call it before the import."""
     if platform.machine().lower() in ("x86_64", "amd64"):
-        # MindSpore's oneDNN takes a reference loop, 40 times slower, for convolutions in its layout on AVX-512.
+        # With AVX-512, MindSpore's oneDNN uses a reference loop for convolutions in its layout, 40 times slower.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-    # Idle OpenMP threads that spin take the cores from MindSpore's own threads: a tenth of the speed.
+    # Idle OpenMP threads that spin take cores from MindSpore's own threads, which then run at a tenth of the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Warnings of the framework's internals (3: errors only) would bury the progress bar.
+    # 3: only errors. Internal warnings of the framework would hide the progress bar.
     os.environ.setdefault("GLOG_v", "3")
 
 
 def deliver_interrupts() -> None:
-    """Lets Ctrl-C always reach Python's handler. Call it before a thread is started, hence before MindSpore's import.
+    """Make Ctrl-C always reach Python's handler. Call it before any thread starts, so before MindSpore is imported.
 
-    While a graph runs, MindSpore's own handler turns SIGINT into SIGTERM. So no thread accepts SIGINT but one that
-    waits for it and has Python's handler called, in the main thread as ever.
+    While a graph runs, MindSpore's own handler turns SIGINT into SIGTERM. So SIGINT is blocked in all threads except
+    one, which waits for it and triggers Python's handler, in the main thread as usual.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return
@@ -50,16 +50,16 @@ def deliver_interrupts() -> None:
 
 
 def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distribute: bool = False) -> Worker:
-    """Chooses device, mode and seed, joins the other workers if `distribute`, and returns this worker's place.
+    """Set device, mode and seed, join the other workers if `distribute`, and return this process's `Worker`.
 
     Raises:
-        UserError: the device is absent, or `distribute` without msrun.
+        UserError: the device is not available, or `distribute` without msrun.
     """
     import mindspore as ms
 
     try:
-        if ms.get_context("device_target") != device_target:  # once anything ran, even the same choice is refused
-            logging.disable(logging.ERROR)  # MindSpore's lines on missing libraries; it raises an error as well
+        if ms.get_context("device_target") != device_target:  # after the first operation even the same one is refused
+            logging.disable(logging.ERROR)  # hide MindSpore's lines on missing libraries; it raises an error too
             ms.set_device(device_target)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"device {device_target} is not available here: {_available_devices(error)}") from error
@@ -78,13 +78,13 @@ def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distri
     init()
     worker = Worker(get_rank(), get_group_size())
     # No parameter_broadcast: it would overwrite each worker's own moving statistics when an epoch is resumed.
-    # The seed gives all workers the same weights, and the trainer checks that.
+    # The seed gives all workers the same weights; the trainer checks that they are.
     ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=worker.size)
     return worker
 
 
 def versions() -> dict[str, str]:
-    """What made a run: the code's commit, Python, packages, and the environment variables that change speed or
+    """Versions used by a run: the code's commit, Python, packages, and environment variables that change speed or
     rounding."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -104,8 +104,8 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(root: Path) -> str:
-    """The commit of the repository whose top folder is `root`, with "(dirty)" if tracked files differ from it; else
-    "unknown", as for an installed package or without git."""
+    """The commit of the repository with the top folder `root`, and "(dirty)" if tracked files differ from it;
+    "unknown" for an installed package or without git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
@@ -123,7 +123,7 @@ def git_commit(root: Path) -> str:
 
 
 def _available_devices(error: Exception) -> str:
-    """The targets that MindSpore's own message lists."""
+    """The device targets that MindSpore's error message lists."""
     import re
 
     listed = re.search(r"\[([^\]]*CPU[^\]]*)\]", str(error))

@@ -255,7 +255,7 @@ IN_PROCESS = [
     (
         "train",
         f"{ON_DIGITS} --data.batch_size 1 --epochs 100000",
-        "train.epochs is 100000, hence 143,700,000 steps",
+        "train.epochs is 100000, which is 143,700,000 steps",
         "at most 10,000,000",
     ),
     ("train", "--data_path nowhere", "CIFAR-10 is not complete at nowhere: data_batch_1.bin", "give --data_path"),

@@ -31,7 +31,7 @@ DIGITS = {"data.name": "digits", "data.batch_size": 32, "train.epochs": 2}
         ({"network.estimator_options.omega": -1.0}, "omega is -1.0.*greater than 0"),
         ({"network.estimator_options.omega": "wide"}, "omega is 'wide'.*greater than 0"),
         ({"network.estimator_options.clip": "nan"}, "clip is nan.*greater than 0"),
-        ({"network.estimator_options.n": 4}, "n is no option of an estimator here: set schedules.n.setting"),
+        ({"network.estimator_options.n": 4}, "n is not an option of an estimator here: set schedules.n.setting"),
         ({"network.weight_estimator": "fda", "network.weight_estimator_options.n": 4}, "n is no option .*schedules.n"),
         ({"network.weight_estimator_options.omega": 0.2}, "go with a weight_estimator, and there is none"),
         ({"network.binary": False, "network.estimator": "fad"}, "unknown estimator 'fad'"),
@@ -132,22 +132,26 @@ def test_the_global_batch_is_the_checkpoints_whatever_the_folder_says(before, wo
 @pytest.mark.parametrize(
     ("checkpoint", "workers", "message"),
     [
-        (checkpoint_of(2, 3), 4, r"6 images a step, which 4 worker\(s\) cannot share: resume .* as 1, 2, 3, 6$"),
+        (checkpoint_of(2, 3), 4, r"6 images a step, which 4 worker\(s\) cannot share .* numbers: 1, 2, 3, 6$"),
         (
             checkpoint_of(2, MAX_BATCH),
             1,
-            r"32768 images a step, which 1 worker\(s\) cannot share: resume .* as 2, 4$",
+            r"32768 images a step, which 1 worker\(s\) cannot share .* numbers: 2, 4$",
         ),
-        (checkpoint_of(2, 8, step=5), 1, "at step 5 of epoch 4 of a run of 2 .* resume with 2, or add --from_epoch 3"),
-        (checkpoint_of(2, 8, step=5, epoch=0), 1, "only go on from the end of an epoch: resume with 2$"),
+        (
+            checkpoint_of(2, 8, step=5),
+            1,
+            "at step 5 of epoch 4 of a run with 2 .* resume with 2, or add --from_epoch 3",
+        ),
+        (checkpoint_of(2, 8, step=5, epoch=0), 1, "continue only from the end of an epoch: resume with 2$"),
     ],
 )
-def test_workers_that_cannot_go_on_are_told_what_would_work(checkpoint, workers, message):
+def test_workers_that_cannot_continue_are_told_what_would_work(checkpoint, workers, message):
     with pytest.raises(UserError, match=message):
         keep_global_batch(load_config(), checkpoint, workers)
 
 
-def test_a_checkpoint_inside_an_epoch_goes_on_with_as_many_workers():
+def test_a_checkpoint_inside_an_epoch_continues_with_the_same_number_of_workers():
     assert keep_global_batch(load_config(), checkpoint_of(2, 8, step=5), 2).data.batch_size == 8
 
 

@@ -131,7 +131,7 @@ def test_a_run_that_is_to_go_on_trains_to_the_end_of_a_full_disk_and_says_what_i
     before = (tmp_path / "run/last.ckpt").read_bytes()
     done = run_within((resource.RLIMIT_FSIZE, 2**20), "--resume", "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert "warning: cannot write run/last.ckpt: File too large; training goes on" in done.stderr
+    assert "warning: cannot write run/last.ckpt: File too large; training continues" in done.stderr
     assert last_line(done).startswith("error: the run ends, but its last state could not be written to run/last.ckpt")
     assert (tmp_path / "run/last.ckpt").read_bytes() == before
     assert [row["epoch"] for row in kills.metrics(tmp_path / "run")] == ["1", "2", "3"]  # small enough to be written

@@ -1,7 +1,7 @@
-"""What happens around the steps. Each callback does one thing.
+"""Callbacks of the trainer. Each does one thing.
 
-What a callback adds to an epoch's metrics in `on_epoch_trained`, others read in `on_epoch_end` with `.get`. So any of
-them can be left out, and their order does not matter.
+Callbacks add to an epoch's metrics in `on_epoch_trained` and read them in `on_epoch_end` with `.get`. So any callback
+can be left out, and their order does not matter.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from .trainer import Callback, Trainer
 
 
 class ProgressBar(Callback):
-    """Shows a bar for each epoch with time left, images/s, loss and schedules."""
+    """Show a bar for each epoch with time left, images/s, loss and schedules."""
 
     bar: tqdm | None = None
 
@@ -42,7 +42,7 @@ class ProgressBar(Callback):
             initial=trainer.progress.step,
             unit="step",
             desc=f"epoch {trainer.progress.epoch + 1}/{config.train.epochs}",
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds; a file needs fewer lines
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds; fewer lines in a file
             dynamic_ncols=True,
             file=sys.stderr,
         )
@@ -65,7 +65,7 @@ class ProgressBar(Callback):
 
 
 class Throughput(Callback):
-    """Adds the epoch's seconds, and its trained images per second without the first step, which compiles."""
+    """Add the epoch's seconds, and its trained images per second without the first step, which compiles."""
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
         self.started = time.perf_counter()
@@ -84,7 +84,7 @@ class Throughput(Callback):
 
 
 class FlipRatio(Callback):
-    """Adds the share of binary weights whose sign changed in the epoch, a sign of health of a binary network."""
+    """Add the flip ratio: the share of binary weights that changed sign in the epoch."""
 
     KEY = "epoch_start_signs"
 
@@ -109,21 +109,21 @@ def binary_signs(trainer: Trainer) -> np.ndarray:
 
 
 class UndecodableImages(Callback):
-    """Adds how many training images of the epoch could not be decoded and were replaced by others, over all workers.
-    None if data sinking hides it."""
+    """Add the number of training images of the epoch, over all workers, that could not be decoded and were replaced.
+    None if it is unknown because of data sinking."""
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
         self.first_step, self.before = trainer.progress.step, trainer.progress.replaced
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        if trainer.progress.step == trainer.experiment.steps_per_epoch:  # a run stopped from here on knows the number
+        if trainer.progress.step == trainer.experiment.steps_per_epoch:  # for a run that is stopped during evaluation
             self.count(trainer)
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         self.count(trainer)
 
     def count(self, trainer: Trainer) -> None:
-        """Add those of this process's steps to those of the steps before the run was resumed."""
+        """Add the images replaced by this process to those replaced before the run was resumed."""
         if trainer.progress.step > self.first_step:
             own = trainer.experiment.data.replaced
             found = None if own is None else int(trainer.collectives.gather([own]).sum())
@@ -134,11 +134,11 @@ class UndecodableImages(Callback):
 
 
 class Evaluate(Callback):
-    """Adds loss and accuracy of the test images, and of the held-out ones if there are any.
+    """Add loss and accuracy on the test images, and on the held-out ones if there are any.
 
-    Acts after every `train.eval_every` epochs and after the last. Each worker takes its part of the images. A signal
-    ends the evaluation early; it is made again when the run continues. The column `CHOSEN_ON` names the images that
-    choose the best checkpoint: "holdout" or "test".
+    Evaluates after every `train.eval_every` epochs and after the last. Each worker takes its part of the images. A
+    signal ends the evaluation early; it is repeated when the run continues. The column `CHOSEN_ON` names the images
+    that choose the best checkpoint: "holdout" or "test".
     """
 
     def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ class Evaluate(Callback):
     def batches(
         self, trainer: Trainer, name: str, open_images: Callable[[], Iterator[tuple[Tensor, Tensor]]], count: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """This worker's batches. A worker that has fewer than `count` stays with the others to the end."""
+        """This worker's batches. A worker with fewer than `count` batches waits for the others."""
         trainer.heartbeat.note(f"opening the {name} images")
         own = open_images()
         for number in range(count):
@@ -184,7 +184,7 @@ class Evaluate(Callback):
 
 
 class EpochLog(Callback):
-    """Prints a line for each epoch, of those columns that it knows and that are there."""
+    """Print a line for each epoch with those of `COLUMNS` and `COUNTS` that its metrics have."""
 
     COLUMNS = {
         "train_loss": "loss {:.4f}",
@@ -203,12 +203,12 @@ class EpochLog(Callback):
 
 
 class SaveCheckpoints(Callback):
-    """Writes last.ckpt after every epoch, before an early end and every so many steps; best.ckpt; and keeps the
-    checkpoints of the latest epochs.
+    """Write last.ckpt after every epoch, before an early end and every `train.save_every_steps` steps; write best.ckpt;
+    keep the checkpoints of the latest epochs.
 
     Args:
         folder: the run folder.
-        went_back: whether the run continues from the checkpoint of an epoch instead of last.ckpt.
+        went_back: whether the run continues from a kept epoch's checkpoint instead of last.ckpt.
     """
 
     def __init__(self, folder: Path, went_back: bool = False):
@@ -220,7 +220,7 @@ class SaveCheckpoints(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         progress, count = trainer.progress, trainer.experiment.config.train.keep
-        if self.went_back:  # from now on last.ckpt is this state, also if the run is killed at once
+        if self.went_back:  # update last.ckpt now, in case the run is killed soon
             self.on_checkpoint(trainer)
         elif progress.epoch and progress.step == 0:  # the run may have been killed before it kept this epoch
             trainer.write(lambda: self.keep(progress.epoch))
@@ -234,12 +234,12 @@ class SaveCheckpoints(Callback):
         top1 = metrics.get(f"{metrics.get(CHOSEN_ON)}_top1")
         if top1 is not None and top1 > progress.best_top1:
             before, progress.best_top1 = progress.best_top1, top1
-            # Before last.ckpt: a run killed in between takes the epoch again, and this too.
+            # Before last.ckpt: a run killed in between repeats the epoch, including this.
             if not trainer.write(lambda: trainer.save(self.best)):
                 progress.best_top1 = before
         self.saved = trainer.write(lambda: trainer.save(self.last))
         if self.saved and trainer.write(lambda: self.keep(progress.epoch)):
-            # Later epochs, after a run went back, are taken again.
+            # After a run went back, later epochs are trained again.
             self.remove(lambda number: not progress.epoch - count < number <= progress.epoch)
 
     def keep(self, epoch: int) -> None:
@@ -268,13 +268,13 @@ class SaveCheckpoints(Callback):
 
 
 class WriteMetrics(Callback):
-    """Writes the run's history to metrics.csv, a row for each epoch, and draws it in curves.png."""
+    """Write the run's history to metrics.csv, a row for each epoch, and draw it in curves.png."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        if trainer.progress.history:  # the run may have been killed before it wrote the row that its checkpoint has
+        if trainer.progress.history:  # the run may have been killed before it wrote the last row
             self.write(trainer)
 
     def on_epoch_end(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
@@ -285,12 +285,12 @@ class WriteMetrics(Callback):
         trainer.write(lambda: write_text(self.folder / METRICS, as_csv(history)))
         try:
             plot_curves(history, list(trainer.experiment.tables), self.folder / CURVES)
-        except Exception as error:  # whatever it is: a figure is no reason to end a run
-            echo(f"warning: {CURVES} cannot be drawn: {error}; training goes on", sys.stderr)
+        except Exception as error:  # any error: a run must not end because of a figure
+            echo(f"warning: {CURVES} cannot be drawn: {error}; training continues", sys.stderr)
 
 
 def as_csv(history: list[dict[str, Any]]) -> str:
-    """A table with every column that any row has; a cell is empty if the row lacks the column."""
+    """CSV with every column that any row has. A value is empty if its row lacks the column."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(history))
     writer.writeheader()
@@ -299,7 +299,7 @@ def as_csv(history: list[dict[str, Any]]) -> str:
 
 
 def columns(history: list[dict[str, Any]]) -> list[str]:
-    """All rows' keys. One that came later is placed after the key that it follows in its row."""
+    """The keys of all rows. A key that first appears in a later row is placed after the key before it in that row."""
     names: list[str] = []
     for metrics in history:
         place = 0
@@ -311,8 +311,8 @@ def columns(history: list[dict[str, Any]]) -> list[str]:
 
 
 class StopOnSignal(Callback):
-    """SIGTERM, SIGHUP and Ctrl-C let the step under way finish; then the run is saved and ends. A second one ends it at
-    once. SIGHUP stays ignored if it was, as nohup asks for."""
+    """On SIGTERM, SIGHUP or Ctrl-C, finish the current step, save the run and end. A second signal ends it at once.
+    SIGHUP stays ignored under nohup."""
 
     ECHO_SECONDS = 1.0  # timeout(1) sends its signal twice in a row: to the process, then to its group
 

@@ -1,7 +1,7 @@
-"""Collective operations of the workers of one training run, apart from the averaging of gradients.
+"""Collective operations of the workers of one training run, except the averaging of gradients.
 
-Every call is collective: all workers must make it, in the same order. Communication on CPU only offers sums of float32
-(no maximum, no integers, no barrier), so everything here is made of them, on every device.
+Every call is collective: all workers must make it, in the same order. On CPU, communication has only sums of float32
+(no maximum, no integers, no barrier), so everything here uses these sums, on every device.
 """
 
 import zlib
@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ..runtime import Worker
 
-PARTS = 3  # float32 numbers, 24 bits each, that together hold the 53 bits of a float64
+PARTS = 3  # float32 numbers of 24 bits that together hold the 53 bits of a float64
 
 
 class Collectives:
@@ -45,7 +45,7 @@ class Collectives:
         return int(self.gather([number]).max())
 
     def average_statistics(self, network: nn.Cell) -> None:
-        """Replace every moving mean and variance by its mean over the workers, each of which saw other images."""
+        """Replace every moving mean and variance by its mean over the workers, which saw different images."""
         if self.size == 1:
             return
         own = get_statistics(network)
@@ -53,8 +53,8 @@ class Collectives:
             set_statistics(network, self._sum(own) / self.size)
 
     def outliers(self, checksum: int) -> list[int]:
-        """The ranks whose checksum, below 2**53, differs from the one that most workers have. In a tie, the checksum of
-        the lowest rank counts as the common one."""
+        """The ranks with a checksum (below 2**53) that differs from the most common one. In a tie, the checksum of the
+        lowest rank counts as the common one."""
         checksums = self.gather([checksum])[:, 0].tolist()
         common, _ = Counter(checksums).most_common(1)[0]
         return [rank for rank, value in enumerate(checksums) if value != common]

@@ -12,14 +12,14 @@ from .collectives import Collectives
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses and accuracy over `images` images; shares are in [0, 1].
+    """Losses and accuracy over `images` images; accuracies are in [0, 1].
 
     Attributes:
         loss: mean cross-entropy.
         smoothed_loss: mean loss with smoothed labels; equal to `loss` if the smoothing is 0.
-        top1, top5: share of images whose label is the first, or among the first five.
+        top1, top5: share of images with the label first, or among the first five.
         per_class: top-1 of each class; NaN for a class without images.
-        counts: images of each class.
+        counts: number of images of each class.
     """
 
     images: int
@@ -42,10 +42,11 @@ def evaluate(
 
     Args:
         network: (N, C, H, W) to logits (N, num_classes).
-        batches: (images, labels) Tensors; with several workers each has its own part of the images, or none.
+        batches: (images, labels) Tensors; with several workers each has its part of the images, which may be empty.
         smoothing: of `smoothed_loss`, as in the released evaluation: 1 - smoothing on the label,
             smoothing / (K - 1) on each other class.
-        collectives: of the workers that share the images; all get the `Evaluation` of all images. None: one process.
+        collectives: operations of the workers that share the images; all get the `Evaluation` of all images. None: one
+            process.
     """
     was_training = network.training
     network.set_train(False)
@@ -71,7 +72,8 @@ def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothin
 
 
 def _sums(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: float) -> np.ndarray:
-    """Images and right answers of each class, sums of both losses, answers among the first five: float64 (2 K + 3,)."""
+    """Images and correct answers of each class, sums of both losses, number of labels among the first five: float64
+    (2 K + 3,)."""
     with np.errstate(invalid="ignore"):  # infinite logits: the loss is not finite either
         shifted = logits - logits.max(1, keepdims=True)
         log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
@@ -79,7 +81,7 @@ def _sums(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: f
     other = smoothing / (num_classes - 1) if num_classes > 1 else 0.0
     loss = -log_probability[rows, labels]
     smoothed = (1 - smoothing - other) * loss - other * log_probability.sum(1) if smoothing else loss
-    # A label's rank is the number of classes that beat it, ties broken by the lower index.
+    # A label's rank is the number of classes ahead of it; of equal logits the lower index is ahead.
     own = logits[rows, labels][:, None]
     ahead = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
     rank = np.where(np.isfinite(logits).all(1), ahead.sum(1), logits.shape[1])

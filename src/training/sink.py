@@ -1,6 +1,6 @@
-"""Data sinking: batches reach the network through a queue on the device, and the host looks every `sink_size` steps.
+"""Data sinking: batches reach the network through a queue on the device, and the host reads every `sink_size` steps.
 
-In between it reads nothing, so what it would have noted is added up inside the graph. Schedules are there already.
+Between two reads the graph adds up what the host needs. Schedules are already in the graph.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,25 +12,25 @@ from mindspore.dataset import Dataset as Pipeline
 
 from .step import StepResult, TrainStep, global_norm
 
-NON_FINITE = (None, "loss", "gradient")  # by the last of the totals
+NON_FINITE = (None, "loss", "gradient")  # indexed by the last of the totals
 
 
 class SunkSteps(nn.Cell):
-    """A training step that adds what it reports to the totals of the steps before it; compiled once.
+    """A training step that adds its results to the totals of earlier steps; compiled once.
 
-    When a loss or gradient is not finite and loss scaling does not explain it, weights and totals no longer change: the
-    weights are the last good ones. Later steps are still computed, since other workers may wait for their gradients, so
-    moving statistics still change.
+    When a loss or gradient is not finite and loss scaling is not the cause, weights and totals no longer change: the
+    weights stay the last good ones. Later steps are still computed, because other workers may wait for their gradients,
+    so moving statistics still change.
 
     Args:
-        step: whose update this takes.
+        step: the step to take.
 
     Inputs:
         images (N, C, H, W), labels int32 (N,); totals float32 (5,), zeros at first: sums of loss and of gradient norm
-        over the applied steps, how many were applied and how many skipped, and a place in `NON_FINITE`.
+        over the applied steps, numbers of applied and of skipped steps, and an index into `NON_FINITE`.
 
     Outputs:
-        the new totals.
+        The new totals.
     """
 
     def __init__(self, step: TrainStep):
@@ -65,7 +65,7 @@ class SunkSteps(nn.Cell):
 def results(sunk: SunkSteps, pipeline: Pipeline, steps: int, sink_size: int) -> Iterator[StepResult]:
     """Take `steps` steps, one with each batch of the pipeline; report every `sink_size` of them, then the rest.
 
-    The graph is compiled once: it does not know how many steps there are between two looks.
+    The graph is compiled once: it does not depend on the number of steps between two reports.
     """
     totals = ms.ops.zeros(5, ms.float32)
 
@@ -84,12 +84,12 @@ def results(sunk: SunkSteps, pipeline: Pipeline, steps: int, sink_size: int) -> 
 
 @contextmanager
 def device_queue(take_step: Callable, pipeline: Pipeline) -> Iterator[Callable[[], None]]:
-    """A function that hands the next batch of the pipeline to `take_step`, from the device's queue.
+    """Give a function that passes the next batch of the pipeline to `take_step`, from the device's queue.
 
-    Not run on a device so far. To be watched there: that two calls overlap, which is what sinking is for; that nothing
-    is compiled when the next epoch's queue opens, which is why the graph of the step is not made part of the queue's
-    (no `jit_config`: a queue has a name of its own, and a graph that reads it holds that name); that `release` frees
-    the queue, which else fills itself with another round of the pipeline.
+    Not run on a device so far. To check there: that two calls overlap, which is the purpose of sinking; that nothing is
+    compiled when the next epoch's queue opens (so the step's graph is not part of the queue's graph, there is no
+    `jit_config`: each queue has its own name, and a graph that reads the queue contains the name); that `release` frees
+    the queue, which otherwise fills with another round of the pipeline.
     """
     next_step = ms.data_sink(take_step, pipeline, sink_size=1)
     try:

@@ -1,4 +1,5 @@
-"""One training step as a Cell: loss, gradients, their average over the workers, the update; and what the host sees."""
+"""One training step as a Cell: loss, gradients averaged over the workers, update; and the results that the host
+reads."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from mindspore import amp, nn, ops
 
 @dataclass(frozen=True)
 class StepResult:
-    """What the host sees of a training step, or of all steps since it last looked.
+    """Results of a training step, or of all steps since the host last read them.
 
     Attributes:
         loss_sum, grad_norm_sum: sums of losses and of gradient norms over the applied steps.
@@ -41,9 +42,9 @@ class TrainStep(nn.Cell):
 
     Args:
         network, loss, optimizer: the loss takes (logits, labels).
-        scaler: a loss scaler of mindspore.amp, or None. With one, a step whose gradients overflow is skipped: neither
-            weights nor the optimizer's step counter change, and the scaler adjusts itself.
-        workers: number of workers whose gradients are averaged.
+        scaler: a loss scaler of mindspore.amp, or None. With one, a step with overflowing gradients is skipped: weights
+            and the optimizer's step counter do not change, and the scaler adjusts itself.
+        workers: number of workers; their gradients are averaged.
 
     Inputs:
         images (N, C, H, W), labels int32 (N,).

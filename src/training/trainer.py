@@ -1,4 +1,4 @@
-"""The loop: epochs, steps, and the moments at which callbacks act."""
+"""The training loop: epochs, steps, and calls of callbacks."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class Stopped(Exception):
 
 @dataclass
 class Progress:
-    """How far a run is: all that resuming needs besides weights and optimizer. JSON can hold it."""
+    """Progress of a run: all that resuming needs besides weights and optimizer. Can be stored as JSON."""
 
     epoch: int = 0  # finished epochs
     step: int = 0  # steps taken in the current epoch
@@ -49,7 +49,7 @@ class Progress:
     grad_norm_sum: float = 0.0
     skipped: int = 0  # steps of this epoch that overflowed
     replaced: int | None = 0  # undecodable images of this epoch; None: unknown
-    best_top1: float = -1.0  # of the images that choose best.ckpt
+    best_top1: float = -1.0  # accuracy on the images that choose best.ckpt
     history: list[dict[str, Any]] = field(default_factory=list)  # the metrics of each epoch
 
 
@@ -61,17 +61,17 @@ class Callback:
     def on_epoch_begin(self, trainer: "Trainer") -> None: ...
 
     def on_step_end(self, trainer: "Trainer", result: StepResult) -> None:
-        """A step was taken, or with data sinking several: `result.steps`."""
+        """A step was taken, or several (`result.steps`) with data sinking."""
 
     def on_epoch_trained(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        """All steps of the epoch are taken, and moving statistics are averaged. Add to the epoch's `metrics` here. A
-        callback may call `stop_if_asked`; then the run is saved, and comes here again when it continues."""
+        """All steps of the epoch are taken, and moving statistics are averaged. Callbacks add to the epoch's `metrics`
+        here. They may call `stop_if_asked`; then the run is saved, and calls this again when it continues."""
 
     def on_epoch_end(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
-        """The epoch is over: its `metrics` are complete and in the history, and `progress` is at the next epoch."""
+        """The epoch is over: its `metrics` are complete and in the history; `progress` is at the next epoch."""
 
     def on_checkpoint(self, trainer: "Trainer") -> None:
-        """Save inside an epoch: every so many steps, and before an early end."""
+        """Save inside an epoch: every `train.save_every_steps` steps, and before an early end."""
 
     def on_stop(self, trainer: "Trainer") -> None:
         """Training is about to end early; it was saved."""
@@ -80,7 +80,7 @@ class Callback:
         """The last epoch is over."""
 
     def on_exit(self, trainer: "Trainer") -> None:
-        """Training is over, in whatever way, also by an error."""
+        """Training is over, also by a signal or an error."""
 
 
 class Trainer:
@@ -89,12 +89,12 @@ class Trainer:
     Args:
         experiment: what to train.
         callbacks: called in this order.
-        heartbeat: tells the launcher what this worker does; None: a new one.
+        heartbeat: tells the launcher what this worker does; None: create one.
 
     Attributes:
-        progress (Progress): how far the run is.
+        progress (Progress): progress of the run.
         extra (dict): arrays of the current epoch that callbacks keep in the checkpoint.
-        stop_signal (int): set to a signal's number on any worker, it ends training on all after the current step.
+        stop_signal (int): if set to a signal's number on any worker, training ends on all after the current step.
     """
 
     WORKERS = "worker_statistics"  # in `extra`, while an epoch is saved before its end
@@ -115,7 +115,8 @@ class Trainer:
             self.step = sink.SunkSteps(self.step)
 
     def schedule(self, name: str, last: bool = False) -> float:
-        """The value of one of the experiment's tables, as "lr" or "n", at the next step, or the `last` applied one."""
+        """The value in one of the experiment's tables, such as "lr" or "n", at the next step, or at the last applied
+        one if `last`."""
         step = self.experiment.optimizer.global_step.asnumpy().item() - last  # skipped steps do not count
         table = self.experiment.tables[name]
         return float(table[min(max(step, 0), len(table) - 1)])
@@ -124,8 +125,8 @@ class Trainer:
         """Train from `progress` to the last epoch.
 
         Raises:
-            Diverged: the loss, a gradient, a weight or other state is not finite. Nothing of it was saved.
-            Stopped: `stop_signal` was set; the state was handed to the callbacks first.
+            Diverged: the loss, a gradient, a weight or other state is not finite. That state was not saved.
+            Stopped: `stop_signal` was set; the callbacks were called first.
         """
         try:
             self._fit()
@@ -145,29 +146,29 @@ class Trainer:
         self._each("on_train_end")
 
     def stop_if_asked(self) -> None:
-        """Save and end training if any worker has had a signal. Collective.
+        """Save and end training if any worker has received a signal. Collective.
 
         Raises:
-            Stopped: a worker had one.
+            Stopped: a worker has received one.
         """
-        # Not kept in stop_signal: a signal that comes in this very moment would be overwritten.
+        # Not stored in stop_signal: that could overwrite a signal that arrives just now.
         stop = self.collectives.agree_on_signal(self.stop_signal)
         if stop:
             self._checkpoint("on_checkpoint", "on_stop")
             raise Stopped(stop)
 
     def write(self, action: Callable[[], None]) -> bool:
-        """Call `action`, which writes a file of the run, and return whether it could.
+        """Call `action`, which writes a file of the run, and return whether it succeeded.
 
         Raises:
-            WriteError: it could not, and `train.on_write_error` is "stop".
+            WriteError: it failed, and `train.on_write_error` is "stop".
         """
         try:
             action()
         except WriteError as error:
             if self.experiment.config.train.on_write_error == "stop":
                 raise WriteError(f"{error}; {self.advice()}") from error
-            echo(f"warning: {error}; training goes on, and the last good files are untouched", sys.stderr)
+            echo(f"warning: {error}; training continues, and the last good files are unchanged", sys.stderr)
             return False
         return True
 
@@ -178,7 +179,7 @@ class Trainer:
         return "fix that and start again: nothing was saved yet"
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint from which `resume` continues as if nothing had happened."""
+        """Write the checkpoint from which `resume` continues exactly."""
         scaler = self.experiment.scaler
         state = asdict(self.progress)
         state["steps_per_epoch"] = self.experiment.steps_per_epoch
@@ -205,11 +206,11 @@ class Trainer:
         if steps != self.experiment.steps_per_epoch:
             raise UserError(
                 f"{checkpoint.path} was made with {steps} steps an epoch, but the data now give "
-                f"{self.experiment.steps_per_epoch}; resume with the same data, batch size and workers"
+                f"{self.experiment.steps_per_epoch}: resume with the same data, batch size and workers"
             )
         scaler = state.pop("scaler", None)
         if (scaler is None) == hasattr(self.experiment.scaler, "counter"):
-            raise UserError(f"{checkpoint.path} does not fit the run's config: amp.loss_scale is another one")
+            raise UserError(f"{checkpoint.path} does not fit the run's config: its amp.loss_scale differs")
         try:
             progress = TypeAdapter(Progress).validate_python(state)
         except ValidationError as error:
@@ -256,7 +257,7 @@ class Trainer:
         experiment, progress = self.experiment, self.progress
         every = experiment.config.train.save_every_steps
         self.step.set_train()
-        if progress.step == experiment.steps_per_epoch:  # stopped in the evaluation
+        if progress.step == experiment.steps_per_epoch:  # the run was stopped during evaluation
             return
         for result in self._results():
             self.averaged = self.collectives.size == 1
@@ -267,9 +268,9 @@ class Trainer:
                 self._checkpoint("on_checkpoint")
 
     def _checkpoint(self, *moments: str) -> None:
-        """Save inside an epoch, at these moments. The file has the means over the workers, so that it can be evaluated,
-        and each worker's own values, with which training continues here and after `resume`: saving does not change
-        the run."""
+        """Save inside an epoch by calling callbacks for these moments. The file has the means over the workers, for
+        evaluation, and each worker's own values, with which training continues here and after `resume`: saving does not
+        change the run."""
         own = None
         if not self.averaged:
             own = np.append(get_statistics(self.experiment.network), self.progress.loss_sum)
@@ -297,8 +298,8 @@ class Trainer:
         self.averaged = True
 
     def _require_finite(self) -> None:
-        """Diverged, on all workers, if a weight, a moving statistic or the optimizer's state is not finite on one. It
-        can be so while the loss is finite: the sign of a NaN is -1."""
+        """Raise Diverged on all workers if a weight, a moving statistic or the optimizer's state is not finite on one.
+        The loss may still be finite: the sign of a NaN is -1."""
         state = self._state()
         bad = next((place for place, value in enumerate(state, 1) if not np.isfinite(value.asnumpy()).all()), 0)
         if place := int(self.collectives.gather([bad]).max()):
@@ -312,7 +313,7 @@ class Trainer:
         self.collectives.wait()
 
     def _require_the_same(self, what: str, content: Any) -> None:
-        """UserError, on all workers, if one has another config or other data than the rest."""
+        """Raise UserError on all workers if the config or data of one differ from the others'."""
         outliers = self.collectives.outliers(zlib.crc32(json.dumps(content).encode()))
         if outliers:
             raise UserError(
@@ -320,8 +321,8 @@ class Trainer:
             )
 
     def _require_the_same_state(self, when: str) -> None:
-        """UserError, on all workers, if one differs from the rest in weights, moving statistics, the optimizer or its
-        place in the schedules: it no longer trains the same network. Until they are averaged, statistics may differ."""
+        """Raise UserError on all workers if one differs from the others in weights, moving statistics, the optimizer or
+        the position in the schedules: it no longer trains the same network. Statistics may differ until averaged."""
         progress = self.progress
         scheduled = [np.float32(self.schedule(name)).item() for name in self.experiment.tables]
         place = [progress.epoch, progress.step, *scheduled]
@@ -342,7 +343,7 @@ class Trainer:
         return f"worker {', '.join(map(str, ranks))} of {self.collectives.size}"
 
     def _results(self) -> Iterator[StepResult]:
-        """The results of the epoch's remaining steps, each taken when it is asked for."""
+        """The results of the epoch's remaining steps. A step is taken when its result is requested."""
         data, sink_size = self.experiment.data, self.experiment.config.train.sink_size
         rest = self.progress.epoch, self.progress.step, self.experiment.steps_per_epoch
         if sink_size is None:
@@ -350,8 +351,8 @@ class Trainer:
         return self._noted(sink.results(self.step, data.train_pipeline(*rest), rest[2] - rest[1], sink_size))
 
     def _noted(self, steps: Iterable) -> Iterator:
-        """The same steps, and notes for the launcher: getting the next one depends on this worker only, what is done
-        with it on the others too."""
+        """The same steps, with notes for the launcher: getting the next one depends only on this worker, processing it
+        also on the others."""
         kind = "reading images" if self.experiment.config.train.sink_size is None else "steps"
         where = f" of epoch {self.progress.epoch + 1}"
         self.heartbeat.note(kind, where, waiting=kind == "steps")
@@ -370,7 +371,7 @@ class Trainer:
             raise Diverged(self._divergence(f"the {result.broken}", progress.step + 1))
 
     def _divergence(self, what: str, step: int) -> str:
-        """A sentence; `step` is the number in the epoch, from 1."""
+        """An error sentence; `step` is the number in the epoch, from 1."""
         epoch = self.progress.epoch
         return (
             f"{what} is not finite at step {epoch * self.experiment.steps_per_epoch + step} (epoch {epoch + 1}, step "
@@ -378,7 +379,7 @@ class Trainer:
         )
 
     def _metrics(self) -> dict[str, Any]:
-        """The trainer's own metrics of the epoch; learning rate and schedules are those of its last step."""
+        """The trainer's metrics of the epoch; learning rate and schedules are those of its last step."""
         progress = self.progress
         scheduled = {name: self.schedule(name, last=True) for name in self.experiment.tables}
         applied = progress.step - progress.skipped

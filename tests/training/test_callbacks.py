@@ -210,7 +210,7 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(callbacks, "plot_curves", fail)
     Trainer(tiny_experiment(tmp_path), [callbacks.WriteMetrics(tmp_path)]).fit()
-    assert "warning: curves.png cannot be drawn: no matplotlib; training goes on" in capsys.readouterr().err
+    assert "warning: curves.png cannot be drawn: no matplotlib; training continues" in capsys.readouterr().err
     assert (tmp_path / METRICS).exists()
 
 
