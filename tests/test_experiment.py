@@ -119,7 +119,7 @@ def test_the_seed_fixes_the_initial_weights():
 
 def checkpoint_of(workers: int, batch_size: int, step: int = 0, epoch: int = 3) -> Checkpoint:
     config = {"data": {"batch_size": batch_size}}
-    return Checkpoint("run/last.ckpt", {}, config, state={"workers": workers, "step": step, "epoch": epoch})
+    return Checkpoint("run/last.ckpt", {}, config=config, state={"workers": workers, "step": step, "epoch": epoch})
 
 
 @pytest.mark.parametrize(("before", "workers", "expected"), [((2, 64), 4, 32), ((2, 64), 1, 128), ((2, 64), 2, 64)])
