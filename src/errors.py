@@ -1,8 +1,8 @@
-"""The exceptions that a door turns into a sentence instead of a traceback."""
+"""The exceptions that the command line turns into one sentence instead of a traceback."""
 
 
 class UserError(ValueError):
-    """Something that the user can mend: the message says what was wrong, the value seen, and what to do."""
+    """Something that the user can correct: the message says what was wrong, the value seen, and what to do."""
 
 
 class WriteError(UserError):

@@ -114,7 +114,7 @@ def _warn_of_constants() -> None:
     """Warn, once a process, that a network is set to training while its scheduled values follow no table."""
     warnings.warn(
         "a binary network is trained without schedules: n, alpha and the estimators' own values stay constant, and the "
-        "noise is not annealed. Call src.binary.schedules.attach(network, tables, optimizer.global_step, steps) before "
+        f"noise is not annealed. Call {__name__}.attach(network, tables, optimizer.global_step, steps) before "
         "training; docs/python_api.md shows how",
         stacklevel=2,
     )

@@ -136,7 +136,7 @@ def _paths_by_class(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
     """List the images of each class folder, both in the order of their names. Hidden files and folders are passed over.
 
     Raises:
-        UserError: there is no class folder, or one without an image.
+        UserError: there is no class folder, or one without an image or whose name a checkpoint cannot hold.
         OSError: something cannot be read.
     """
     found: dict[str, list[str]] = {}
@@ -144,6 +144,8 @@ def _paths_by_class(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
         if not entry.is_dir():
             left_out.add("files or links outside class folders", entry.path)
             continue
+        if not _is_text(entry.name):
+            raise UserError(f"the class folder {entry.path!r} has a name that is blank or not UTF-8: rename it")
         images = found[entry.name] = []
         for inner in _visible(entry.path):
             kind = _kind(inner)
@@ -161,6 +163,11 @@ def _paths_by_class(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
 def _visible(folder: str | Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a checkpoint can hold it as the name of a class. os.scandir gives bytes that are not UTF-8 as surrogates."""
+    return bool(name.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _kind(entry: os.DirEntry) -> str | None:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     cli.add_config_flags(parser, SHORTHANDS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend may be missing here, and then matplotlib refuses to start
-    output = Path(cli.path(overrides.pop("output_dir", "runs/paper")))
+    output = Path(cli.path(overrides.pop("output_dir", None) or "runs/paper"))
     if arguments.name == "figure1":
         return draw_figure1(output, arguments, overrides)
     if not 1 <= arguments.seeds <= MAX_SEEDS:

@@ -83,7 +83,7 @@ def build_experiment(config: Config, checkpoint: Checkpoint | None, worker: Work
             checkpoint.preprocessing, data.preprocessing, f"the data set in {data.root}", checkpoint.path
         )
         if worker.rank == 0:
-            warn_of_other_augmentation(config, checkpoint)
+            warn_of_other_draws(config, checkpoint)
         return experiment
     initial = checkpoints.read(config.init_checkpoint) if config.init_checkpoint else None
     experiment = experiments.build(config, worker)
@@ -91,15 +91,35 @@ def build_experiment(config: Config, checkpoint: Checkpoint | None, worker: Work
         for note in checkpoints.load_network(experiment.network, initial, new_classes=True):
             if worker.rank == 0:
                 echo(f"note: {note}", sys.stderr)
+        if worker.rank == 0:
+            warn_of_other_options(config, initial)
     return experiment
 
 
-def warn_of_other_augmentation(config: Config, checkpoint: Checkpoint) -> None:
-    """Tell on stderr that a CIFAR run of format 0 had another augmentation, whose flips depended on the crops."""
-    if checkpoint.format == 0 and config.data.name.startswith("cifar") and config.data.augment:
+def warn_of_other_draws(config: Config, checkpoint: Checkpoint) -> None:
+    """Tell on stderr that a run of format 0 drew its images in another order, and CIFAR's flips depended on the crops."""
+    if checkpoint.format != 0:
+        return
+    augmented = config.data.augment and config.data.name != "digits"
+    echo(
+        f"warning: {checkpoint.path} is of an earlier version; from here on, "
+        + ("the order of images and their random crops and flips are" if augmented else "the order of images is")
+        + " drawn in another way"
+        + (", so that this run no longer has the augmentation that it began with" if augmented else "")
+        + ("; the rest of this epoch may repeat images" if checkpoint.state["step"] else ""),
+        sys.stderr,
+    )
+
+
+def warn_of_other_options(config: Config, initial: Checkpoint) -> None:
+    """Tell on stderr if the network has other options than the one whose weights training starts from."""
+    if initial.config is None or initial.config["network"]["name"] != config.network.name:
+        return
+    theirs, own = initial.config["network"]["options"], config.network.options
+    if theirs != own:
         echo(
-            f"warning: {checkpoint.path} is of an earlier version; from here on, random crops and flips are drawn in "
-            "another way, so that this run no longer has the augmentation that it began with",
+            f"warning: the network of {initial.path} has network.options {theirs}, but this run's has {own}: the same "
+            "weights may give other results",
             sys.stderr,
         )
 

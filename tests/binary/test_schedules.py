@@ -220,7 +220,7 @@ def test_training_without_schedules_warns_once(recwarn):
     OneProduct().set_train(True)
     messages = [str(warning.message) for warning in recwarn if "without schedules" in str(warning.message)]
     assert len(messages) == 1
-    assert "schedules.attach" in messages[0]
+    assert f"{schedules.__name__}.attach" in messages[0]
 
 
 def test_training_with_schedules_or_without_scheduled_values_does_not_warn(recwarn):

@@ -280,16 +280,22 @@ def flat(tree) -> None:
         folder.rmdir()
 
 
+def renamed(name: str):
+    return lambda tree: (tree / "train/class1").rename(tree / "train" / name)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (renamed("caf\udce9"), r"train/caf\\udce9' has a name that is blank or not UTF-8: rename it"),
+        (renamed(" "), "train/ ' has a name that is blank or not UTF-8: rename it"),
         (without("val"), "val is not a folder; give --data_path the folder that holds train and val"),
         (without("train"), "train is not a folder; give --data_path"),
         (empty_class, "class folder .*train/class2 is empty: no file in it ends in .jpg, .jpeg, .png, .bmp"),
         (without("val/class1"), "the splits in .* have different classes: class1 is in only one of them"),
         (flat, "val holds no class folders: images are expected in .*val/CLASS/"),
     ],
-    ids=["no val", "no train", "empty class", "another class", "flat"],
+    ids=["no UTF-8", "blank", "no val", "no train", "empty class", "another class", "flat"],
 )
 def test_a_wrong_tree_is_named_before_anything_is_read(tree, change, message):
     change(tree)

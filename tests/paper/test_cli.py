@@ -226,6 +226,11 @@ def test_a_dry_run_needs_no_data(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_without_an_output_folder_there_is_a_default(capsys):
+    assert cli.run(paper.main, ["figure1", "--dry-run", "--output_dir", "null"]) == 0
+    assert "runs/paper" in capsys.readouterr().out
+
+
 def test_a_dry_run_of_figure1_writes_nothing(tmp_path):
     assert cli.run(paper.main, ["figure1", "--dry-run", "--output_dir", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out").exists()

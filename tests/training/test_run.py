@@ -1,0 +1,54 @@
+"""What a run is told at its start about the checkpoint that it continues or starts from."""
+
+import pytest
+
+from src.checkpoints import Checkpoint
+from src.config import load_config
+from src.training.run import warn_of_other_draws, warn_of_other_options
+
+
+def config(**overrides):
+    return load_config(overrides={key.replace("__", "."): value for key, value in overrides.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "augment", "step", "says", "says_not"),
+    [
+        ("cifar10", True, 0, "order of images and their random crops and flips are drawn", "repeat"),
+        ("cifar100", True, 3, "no longer has the augmentation that it began with; the rest of this epoch", "\n\n"),
+        ("folder", True, 0, "no longer has the augmentation", "repeat"),
+        ("cifar10", False, 0, "the order of images is drawn in another way\n", "augmentation"),
+        ("digits", True, 3, "the order of images is drawn in another way; the rest of this epoch", "augmentation"),
+    ],
+)
+def test_a_run_of_format_0_is_told_that_its_images_are_drawn_in_another_way(
+    name, augment, step, says, says_not, capsys
+):
+    own = config(data__name=name, data__augment=augment)
+    warn_of_other_draws(own, Checkpoint("last.ckpt", {}, format=0, state={"step": step}))
+    told = capsys.readouterr().err
+    assert told.startswith("warning: last.ckpt is of an earlier version") and says in told and says_not not in told
+    warn_of_other_draws(own, Checkpoint("last.ckpt", {}, format=1, state={"step": step}))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("resnet18", {}, True),  # weights of format 0 were trained with stem_pool same
+        ("resnet18", {"stem_pool": "same"}, False),
+        ("resnet34", {}, False),
+    ],
+)
+def test_other_options_than_those_of_the_initial_weights_are_said(name, options, told, capsys):
+    stored = {"network": {"name": "resnet18", "options": {"stem_pool": "same"}}}
+    own = config(network__name=name, network__options=options)
+    warn_of_other_options(own, Checkpoint("old.ckpt", {}, format=0, config=stored))
+    warning = capsys.readouterr().err
+    assert ("old.ckpt has network.options {'stem_pool': 'same'}, but this run's has {}" in warning) == told
+    assert told or not warning
+
+
+def test_initial_weights_of_other_programs_have_no_options_to_compare(capsys):
+    warn_of_other_options(config(), Checkpoint("theirs.ckpt", {}))
+    assert capsys.readouterr().err == ""
