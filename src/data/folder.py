@@ -166,7 +166,7 @@ def _visible(folder: str | Path) -> list[os.DirEntry]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a checkpoint can hold it as the name of a class. os.scandir gives bytes that are not UTF-8 as surrogates."""
+    """Whether a checkpoint can hold it as the name of a class. Bytes that are not UTF-8 come as surrogates."""
     return bool(name.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

@@ -97,7 +97,7 @@ def build_experiment(config: Config, checkpoint: Checkpoint | None, worker: Work
 
 
 def warn_of_other_draws(config: Config, checkpoint: Checkpoint) -> None:
-    """Tell on stderr that a run of format 0 drew its images in another order, and CIFAR's flips depended on the crops."""
+    """Tell on stderr that a run of format 0 drew its images in another way; CIFAR's flips depended on the crops."""
     if checkpoint.format != 0:
         return
     augmented = config.data.augment and config.data.name != "digits"
