@@ -3,8 +3,8 @@
     python -m src.summary resnet18
     python -m src.summary resnet18_cifar --input 3 64 64 --num_classes 100 --full_precision
 
-Parameters are the trainable values only: the moving statistics of batch norm and the scale of a binary weight fold into
-its affine map. Noise modules are absent, as in inference.
+Only trainable values count as parameters: the moving statistics of batch norm and the scale of a binary weight fold
+into its affine map. Noise modules are left out, as in inference.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # MindSpore is imported after the arguments are checked
     import mindspore as ms
     from mindspore import nn
 
-MAX_INPUT_VALUES = 3 * 1024 * 1024  # values
-BINARY_PER_FULL = 64  # binary multiply-adds that count as one operation: a 64-bit XNOR and popcount (Bi-Real Net)
+MAX_INPUT_VALUES = 3 * 1024 * 1024
+BINARY_PER_FULL = 64  # binary multiply-adds in one operation, a 64-bit XNOR and popcount (Bi-Real Net)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def memory(self) -> float:
-        """KiB of the parameters, a bit each or four bytes."""
+        """KiB of the parameters: one bit for a binary one, else four bytes."""
         return (self.binary_parameters / 8 + self.full_parameters * 4) / 1024
 
 
@@ -87,7 +87,7 @@ class Summary:
 
     @property
     def operations(self) -> float:
-        """OPs of the literature: full multiply-adds, and a 64th of the binary ones (Liu et al., Bi-Real Net)."""
+        """OPs as in the literature: full multiply-adds and a 64th of the binary ones (Liu et al., Bi-Real Net)."""
         return self.full_macs + self.binary_macs / BINARY_PER_FULL
 
     def __str__(self) -> str:
@@ -122,18 +122,18 @@ class Summary:
 
 
 def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
-    """Runs an image of zeros through the network, in PyNative mode, and notes every layer that holds parameters.
+    """Run an image of zeros through the network, in PyNative mode, and record every layer that has parameters.
 
-    Bits are the layer's own word: `precision` of its `weight_quantizer` and of its `activation_quantizer`; without one,
-    32. The multiply-adds are the weight's values times the positions of the output, which holds with groups too; one is
-    binary where both the weight and the input are.
+    The number of bits is `precision` of the layer's `weight_quantizer` and `activation_quantizer`; 32 without one. The
+    number of multiply-adds is the size of the weight times the positions of the output, also with groups. They are
+    binary if both the weight and the input are.
 
     Args:
-        network: Cell from (N, C, H, W); it is put in evaluation mode.
+        network: Cell from (N, C, H, W); it is set to evaluation mode.
         input_shape: (C, H, W).
 
     Raises:
-        UserError: the network does not take such an input, or it is larger than `MAX_INPUT_VALUES`.
+        UserError: the network does not take this input, or the input is larger than `MAX_INPUT_VALUES`.
     """
     import mindspore as ms
     import numpy as np
@@ -149,7 +149,7 @@ def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
 
     mode = ms.get_context("mode")
     network.set_train(False)
-    ms.set_context(mode=ms.PYNATIVE_MODE)  # graphs call no hooks
+    ms.set_context(mode=ms.PYNATIVE_MODE)  # hooks are not called in graph mode
     handles = [
         cell.register_forward_hook(note(name)) for name, cell in network.cells_and_names() if _own_parameters(cell)
     ]
@@ -167,7 +167,7 @@ def summarize(network: nn.Cell, input_shape: tuple[int, int, int]) -> Summary:
 
 
 def require_input(shape: tuple[int, int, int]) -> None:
-    """UserError unless it is the shape (C, H, W) of an image of a size that can be run here."""
+    """UserError unless `shape` is (C, H, W) with at most `MAX_INPUT_VALUES` values."""
     if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_INPUT_VALUES:
         raise UserError(
             f"the input is {' '.join(map(str, shape))}, but must be three numbers of at least 1, C, H and W, with a "
@@ -182,7 +182,7 @@ def _own_parameters(cell: nn.Cell) -> list[ms.Parameter]:
 
 def _row(name: str, cell: nn.Cell, output_shape: tuple[int, ...]) -> Row:
     weight_bits, input_bits = (_precision(cell, which) for which in ("weight_quantizer", "activation_quantizer"))
-    weight = getattr(cell, "weight", None)  # batch norm and slopes have none: they multiply no sums
+    weight = getattr(cell, "weight", None)  # batch norm and slopes have none, and count no multiply-adds
     weights = 0 if weight is None else weight.size
     macs = weights * math.prod(output_shape[2:])
     binary_parameters = weights if weight_bits == 1 else 0
@@ -208,14 +208,14 @@ def _number(value: float) -> str:
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m src.summary", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="of a network: resnet20, vgg_small, resnet18, ...")
+    parser.add_argument("name", metavar="NAME", help="name of a network: resnet20, vgg_small, resnet18, ...")
     parser.add_argument(
-        "--input", nargs=3, type=cli.integer, metavar=("C", "H", "W"), help="default: what the network is made for"
+        "--input", nargs=3, type=cli.integer, metavar=("C", "H", "W"), help="default: the network's image size"
     )
     parser.add_argument(
-        "--num_classes", type=cli.integer, metavar="K", help="default: 1000 for the networks of ImageNet, else 10"
+        "--num_classes", type=cli.integer, metavar="K", help="default: 1000 for networks for ImageNet, else 10"
     )
-    parser.add_argument("--full_precision", action="store_true", help="the full-precision baseline")
+    parser.add_argument("--full_precision", action="store_true", help="summarize the full-precision baseline")
     arguments = parser.parse_args(argv)
     if arguments.input:
         require_input(arguments.input)

@@ -1,1 +1,1 @@
-"""From a trained network to files that ship. Importing this package imports no MindSpore; some of its modules do."""
+"""Export of trained networks to files. Importing this package does not import MindSpore; some of its modules do."""

@@ -1,6 +1,6 @@
-"""One export in a process of its own: read, freeze, write, verify, rename.
+"""One export in a separate process: read, freeze, write, verify, rename.
 
-`export_process` starts it once for each format. Its one argument is the request as JSON; the keys are the arguments of
+`export_process` starts it once for each format. Its only argument is the request as JSON; the keys are the arguments of
 `run`.
 """
 
@@ -26,7 +26,7 @@ from .freeze import freeze
 from .verification import compare
 
 VERIFIED_IMAGES = 500
-VERIFICATION_BATCH = 20  # if the file takes any; at 224x224, all values before signs of a batch are 0.3 GB
+VERIFICATION_BATCH = 20  # with a dynamic batch; at 224x224 all values before signs of a batch are 0.3 GB
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     batch_size: int | None,
     output: str,
 ) -> None:
-    """Export a checkpoint to `output` plus suffix, write its description next to it and print what was compared.
+    """Export a checkpoint to `output` plus suffix, write its description next to it and print the comparison.
 
     Args:
         overrides: dotted config keys.
@@ -47,7 +47,7 @@ def run(
 
     Raises:
         UserError: the checkpoint cannot be read, the format cannot be written, or the file does not agree with the
-            network. Then no file is left.
+            network. No file is left in that case.
     """
     trained = checkpoints.read(checkpoint)
     config = load_config(checkpoints.network_config(trained), overrides)
@@ -123,7 +123,7 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
 def describe(
     config: Config, preprocessing: Preprocessing, file_format: str, batch_size: int | None, name: str
 ) -> dict[str, Any]:
-    """Return what a user of the file must know, as plain data."""
+    """Return all that a user of the file must know, as plain data."""
     return {
         "file": name,
         "format": file_format,

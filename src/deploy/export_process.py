@@ -1,6 +1,6 @@
-"""Start exports, each in a process of its own: MindSpore cannot write two ONNX files in one process.
+"""Start exports, each in a separate process: MindSpore cannot write two ONNX files in one process.
 
-This module imports no MindSpore.
+This module does not import MindSpore.
 """
 
 import json
@@ -22,8 +22,8 @@ def run_export_job(request: dict[str, Any], traceback: bool = False) -> int:
 
     Args:
         request: the arguments of `export_job.run`, as plain data.
-        traceback: whether an error shows where it came from.
+        traceback: whether to show the traceback of an error.
     """
-    root = Path(__file__).resolve().parents[2]  # holds this package, whatever it is called there
+    root = Path(__file__).resolve().parents[2]  # holds this package, under whatever name
     words = [sys.executable, "-c", START, str(root), f"{__package__}.export_job", json.dumps(request)]
     return subprocess.run([*words, *(["--traceback"] if traceback else [])]).returncode

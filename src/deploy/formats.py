@@ -1,4 +1,5 @@
-"""The export formats, one line each. Reading this table imports no MindSpore and no runtime; using a line does."""
+"""The export formats, one line each. Importing this table imports neither MindSpore nor a runtime; using a line
+does."""
 
 import importlib
 from collections.abc import Callable
@@ -46,7 +47,7 @@ FORMATS = {
 
 
 def select(name: str, device_target: str, batch_size: int | None) -> list[str]:
-    """Return the formats that `name` stands for: itself, or for `ALL` every format that can be written.
+    """Return `[name]`, or for `ALL` every format that can be written.
 
     Args:
         name: a name in `FORMATS`, or `ALL`.

@@ -1,4 +1,4 @@
-"""A training network becomes an inference network: weights binarized to constants, estimators and noise gone."""
+"""Turn a trained network into an inference network: binary weights as constants, no estimators and no noise."""
 
 import copy
 
@@ -21,11 +21,11 @@ class FrozenLayer(nn.Cell):
 
     A binary weight holds +1 and -1 exactly, and the scale is applied to the output:
 
-        y = operation(sign(x), sign(w)) / divisor,   divisor = 1 / scale, one number a layer or an output channel
+        y = operation(sign(x), sign(w)) / divisor,   divisor = 1 / scale, one per layer or per output channel
 
-    With binary input too, the sums are integers, exact in every runtime whatever the order of summation, and a sum of 0
-    is 0. With the scale in the weight, 4 to 7 % of ResNet-20's values were 0 only up to rounding, and the signs after
-    them depended on the runtime. A layer whose weight is not binary keeps it, without a divisor.
+    If the input is binary too, the sums are integers: exact in every runtime, in any order of summation, and a sum of 0
+    is exactly 0. With the scale in the weight, 4 to 7 % of ResNet-20's values were 0 only up to rounding, and the signs
+    after them depended on the runtime. A weight that is not binary is kept, without a divisor.
     """
 
     def __init__(self, layer: BinaryLayer):
@@ -35,7 +35,7 @@ class FrozenLayer(nn.Cell):
         self.sign = InputSign() if layer.activation_quantizer is not None else None
         self.weight = Parameter(ms.Tensor(signs), name="weight", requires_grad=False)
         self.operation = layer.operation
-        # Divided, not multiplied: onnxruntime folds a product with a constant back into the weight of the convolution.
+        # Divide, do not multiply: onnxruntime folds a product with a constant into the weight of the convolution.
         self.divisor = None
         if scale is not None and (scale != 1).any():
             with np.errstate(divide="ignore"):  # a scale of 0: sums / inf = 0
@@ -52,8 +52,8 @@ class FrozenLayer(nn.Cell):
 def split_scale(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Split a weight (C_out, ...) into signs of its shape and scales, float32.
 
-    The scales are (C_out,), or (1,) if all are equal. If a filter holds more than one magnitude, the weight is returned
-    as it is, with None.
+    The scales are (C_out,), or (1,) if all are equal. If a filter has more than one magnitude, the weight is returned
+    unchanged, with None.
     """
     magnitudes = np.abs(weight).reshape(len(weight), -1)
     scale = magnitudes[:, 0]

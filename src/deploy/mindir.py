@@ -14,7 +14,7 @@ def export(network: nn.Cell, input_shape: tuple[int, int, int], batch_size: int 
     Args:
         network: what `freeze` returns.
         input_shape: (C, H, W).
-        batch_size: images a call; None: any number.
+        batch_size: images per call; None: any number.
         path: the file, which ends in `.mindir`.
     """
     example = ms.Tensor(shape=[batch_size, *input_shape], dtype=ms.float32)

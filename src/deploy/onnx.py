@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def export(network: "nn.Cell", input_shape: tuple[int, int, int], batch_size: int | None, path: Path) -> None:
     """Write a frozen network to an ONNX file with input `images` and output `logits`.
 
-    MindSpore exports only fixed shapes; a dynamic batch is set afterwards, which is right for networks whose operations
-    treat images separately. A second ONNX export in one process fails inside MindSpore: call this once a process.
+    MindSpore exports only fixed shapes; a dynamic batch is set afterwards, which is correct if the network processes
+    images independently. A second ONNX export in one process fails inside MindSpore: call this once a process.
 
     Args:
         network: what `freeze` returns.
         input_shape: (C, H, W).
-        batch_size: images a call; None: any number.
+        batch_size: images per call; None: any number.
         path: the file, which ends in `.onnx`.
     """
     import mindspore as ms
@@ -65,7 +65,7 @@ def _free_batch(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type == "Reshape":
             shape = numpy_helper.to_array(constants[node.input[1]].t).copy()
-            shape[0] = 0  # as the input has it
+            shape[0] = 0  # the same as in the input
             constants[node.input[1]].t.CopyFrom(numpy_helper.from_array(shape))
 
 

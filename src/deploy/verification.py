@@ -1,9 +1,8 @@
-"""Check that an exported file computes what the network computes: its own runtime reads it, and images are compared.
+"""Check that an exported file computes the same as the network: its runtime loads it, and logits are compared.
 
-Two runtimes never agree to the last bit. If a value before a sign lies within rounding of 0, the sign may flip, and a
-share of the logits changes with it. Such an image must be explained: with the file's signs put into the network, every
-value before a sign and the logits must agree, and each sign at which the two differ must belong to a value within
-`FLIP_TOLERANCE` of 0.
+Two runtimes never agree to the last bit. If a value before a sign is within rounding of 0, the sign may flip, and some
+of the logits change with it. Such an image must be explained: with the file's signs put into the network, every value
+before a sign and the logits must agree, and each sign that differs must belong to a value within `FLIP_TOLERANCE` of 0.
 """
 
 import copy
@@ -21,14 +20,14 @@ from .freeze import InputSign, replace
 LOGIT_TOLERANCE = 1e-4  # of the logits' scale, their root mean square
 FLIP_TOLERANCE = 1e-5  # of a value before a sign, absolute
 LAYER_TOLERANCE = 1e-5  # of a layer's largest value, given the same signs
-# The largest share of images that may differ; each must be explained. One sign in about 10^7 flips, and an image has
-# from 10^5 signs (ResNet-20) to 3 * 10^6 (ResNet-34 at 224x224).
+# The largest share of images that may differ; each must be explained. About one sign in 10^7 flips, and an image has
+# 10^5 (ResNet-20) to 3 * 10^6 signs (ResNet-34 at 224x224).
 MAX_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result for `images` images, of which `explained` differ by more than the tolerance because signs flipped."""
+    """Result for `images` images; `explained` of them differ by more than the tolerance because signs flipped."""
 
     images: int
     explained: int
@@ -45,9 +44,9 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
     """Compare a frozen network and a file.
 
     Args:
-        network: what was exported.
+        network: the exported network.
         images: float32 (N, C, H, W), normalised.
-        batch_size: that the file takes; N need not be a multiple of it.
+        batch_size: batch size of the file; N need not be a multiple of it.
 
     Raises:
         UserError: an image differs and is not explained, or too many are.

@@ -5,10 +5,10 @@
     python -m src.paper table2 --data_path DIR --epochs 4 --seeds 3            a shorter budget, three seeds
     python -m src.paper table2 --data_path DIR --epochs 4 --seeds 3 --resume   continue after a stop or a kill
 
-Writes NAME.md, NAME.csv and NAME.png into the output folder, and the runs into its folder runs/, which all studies of
-that folder share: a finished run is not repeated. Keys of the config in which the runs do not differ can be given for
-all of them. Exit code: 0 all runs finished; 1 some failed (the report names them, --resume tries them again); 2 bad
-input; 128 + n stopped by signal n, the current run is saved.
+Writes NAME.md, NAME.csv and NAME.png into the output folder, and the runs into its folder runs/, which all studies in
+that folder share: a finished run is not repeated. Config keys in which the runs do not differ can be given for all of
+them. Exit code: 0 all runs finished; 1 some failed (the report names them, --resume tries them again); 2 bad input;
+128 + n stopped by signal n, the current run is saved.
 """
 
 import argparse
@@ -99,7 +99,8 @@ def draw_figure1(output: Path, arguments: argparse.Namespace, overrides: dict[st
 
 
 def data_size(run: Run, study: Study, must_exist: bool) -> DataSize:
-    """Return the size of the data that the runs will read; if they are missing and may be, that of the official set.
+    """Return the size of the data for the runs; if `must_exist` is false and they are missing, that of the official
+    set.
 
     Raises:
         UserError: the data are missing or damaged.

@@ -1,4 +1,4 @@
-"""How long runs will take: from the speed of the study's runs so far, else from speeds measured once."""
+"""Estimates of how long runs will take: from the speed of the study's earlier runs, else from speeds measured once."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ IMAGES_PER_SECOND = {
     "resnet18": (5.0, 4.0, 3.0),
     "alexnet": (5.0, 2.0, 1.0),
 }
-EVALUATED_PER_TRAINED = 4.0  # images of a test set in the time of one in training, there
+EVALUATED_PER_TRAINED = 4.0  # images evaluated in the time of training on one image, measured there
 SECONDS_TO_START = 30.0  # imports, data, compilation
 
 

@@ -1,4 +1,4 @@
-"""Figure 1 of the paper: sign and three approximations of it, in space and in frequency; no training.
+"""Figure 1 of the paper: sign and three approximations, in space and in frequency; no training.
 
 Each function is taken over one period T = 2 pi / omega of the square wave, odd about 0 and mirrored at T/4, as the
 square wave is. So it is a series of sines at the odd harmonics, sum_i b_i sin((2i+1) omega t), and the error of an
@@ -17,7 +17,7 @@ from ..binary.fourier import partial_sum
 from ..files import write_text
 from .plots import new_figure, save
 
-OMEGA, N = 0.1, 9  # of the default recipe's start
+OMEGA, N = 0.1, 9  # as at the start of the default recipe
 BETA = 5.0  # of SignSwish in BNN+
 HARMONICS = 40  # number of odd harmonics shown
 SAMPLES = 1 << 16  # in a period; sampling changes a coefficient by less than 1e-4

@@ -18,11 +18,11 @@ MEASURES = ("top-1", "top-5")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row's finished runs. Accuracies are in percent; `failures` tell why a run is missing."""
+    """The finished runs of a row. Accuracies are in percent; `failures` give the reasons of missing runs."""
 
     row: Row
     planned: int = 0
-    histories: tuple[list[dict[str, float]], ...] = ()  # of the finished runs, a row an epoch
+    histories: tuple[list[dict[str, float]], ...] = ()  # of the finished runs, a row for each epoch
     batch_size: int = 0
     failures: tuple[str, ...] = ()
 
@@ -44,8 +44,8 @@ class Outcome:
 class Budget:
     """The settings with which the runs of a study were made, for titles."""
 
-    config: Config  # of any of its runs
-    recipe: Config  # the same at its full length
+    config: Config  # of one of its runs
+    recipe: Config  # of the same run at full length
     steps: int  # in an epoch
     data_name: str
     seeds: int

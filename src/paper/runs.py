@@ -1,4 +1,4 @@
-"""The runs of a study: ordinary runs of train.py, each a process with a config file that anybody can run by itself.
+"""The runs of a study: ordinary runs of train.py, each a process with a config file that can also be run separately.
 
 All studies of a folder share its runs:
 
@@ -29,10 +29,10 @@ from ..run_dir import CONFIG, LAST, LOCK, holds_run, read_config, read_metrics
 from .studies import RunSpec, Study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# What the runs of a study differ in. The rest of a config may be changed for all of them.
+# Sections and keys in which the runs of a study differ. The others may be changed for all runs.
 OWN_SECTIONS = ("network", "noise", "schedules", "seed", "output_dir", "init_checkpoint")
 NEW, BEGUN, FINISHED, DAMAGED = "new", "begun", "finished", "damaged"
-# Where and how a run is made: its result does not depend on these.
+# The result of a run does not depend on these keys.
 CIRCUMSTANCES = RESUMABLE | {"output_dir", "seed", "data.num_parallel_workers", "runtime.mode"}
 
 
@@ -43,7 +43,7 @@ class Run:
     spec: RunSpec
     seed: int
     output: Path
-    overrides: Mapping[str, Any]  # of the config, for all runs: the budget and where the data are
+    overrides: Mapping[str, Any]  # config values for all runs: the budget and the path of the data
 
     @property
     def folder(self) -> Path:
@@ -87,7 +87,7 @@ class Run:
         return FINISHED if len(self.metrics()) >= self.config.train.epochs else BEGUN
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return a row for each epoch; none if the file is damaged: resuming the run writes it again."""
+        """Return a row for each epoch; no rows if the file is damaged: resuming the run writes it again."""
         try:
             return read_metrics(self.folder)
         except UserError:
@@ -124,12 +124,12 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
     """Return all runs of a study: every run with the first seed, then with the next. Their configs are valid.
 
     Raises:
-        UserError: a key in which the runs differ, a value that the config refuses, an unknown data set, or one whose
-            images have another size.
+        UserError: a key in which the runs differ, a value that the config refuses, an unknown data set, or one with
+            images of another size.
     """
     for key in overrides:
         if key.split(".")[0] in OWN_SECTIONS:
-            raise UserError(f"--{key} cannot be given: it is what the runs of {study.name} differ in")
+            raise UserError(f"--{key} cannot be given: the runs of {study.name} differ in it")
     runs = [Run(spec, seed, output, overrides) for seed in range(seeds) for spec in study.specs]
     for run in runs:
         name = run.config.data.name
@@ -144,15 +144,15 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
 
 @contextlib.contextmanager
 def lock_run_dir(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Lock a folder for one command, and give a descriptor: a process that inherits it holds the lock too, until it
-    ends. If another command, or a run that outlived its command, holds the lock, say so and wait."""
+    """Lock a folder for one command, and give a descriptor: a process that inherits it also holds the lock, until it
+    ends. If another command, or a run left by an earlier command, holds the lock, call `say` and wait."""
     make_folder(folder)
     with contextlib.ExitStack() as held:
         try:
             try:
                 descriptor = held.enter_context(locked(folder / LOCK, inherited=True))
             except BlockingIOError:
-                say("another command, or a training run that it left behind, works in this folder: waiting for its end")
+                say("another command, or a training run that it left, is working in this folder: waiting until it ends")
                 descriptor = held.enter_context(locked(folder / LOCK, wait=True, inherited=True))
         except OSError as error:
             raise UserError(f"cannot lock {folder}: {error.strerror}; choose another --output_dir") from error
@@ -186,7 +186,7 @@ class Executor:
             return f"{run.folder} holds {LAST} without a readable {CONFIG}: delete the folder"
         run.write_config()
         command = run.command()
-        # A session of its own: the terminal's Ctrl-C would reach it twice.
+        # A new session: otherwise the terminal's Ctrl-C would reach it twice.
         with run.log.open("a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
@@ -198,7 +198,7 @@ class Executor:
                 start_new_session=True,
                 pass_fds=(self.held,),
             )
-            if self.stopped:  # in the moment before
+            if self.stopped:  # the signal came just before
                 self.process.send_signal(signal.SIGTERM)
             code = self.process.wait()
         if code == 0:

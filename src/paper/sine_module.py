@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import cli, runtime
 
 OMEGA = 0.1
-TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: where the default schedule starts and ends
+TERMS = ((9, "tab:blue"), (18, "tab:orange"))  # n_s and 2 n_s: start and end of the default schedule
 
 
 def draw(path: Path) -> None:

@@ -20,8 +20,8 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table. `reported`: top-1 or top-1 and top-5 of the paper, None if it gives no number. Without a
-    `spec` the method is not run here."""
+    """A row of a table. `reported`: top-1, or top-1 and top-5, of the paper; None if it gives no number. Without `spec`
+    the method is not run here."""
 
     network: str
     method: str
@@ -56,7 +56,7 @@ class Study:
 
 
 def spec(recipe: str, suffix: str = "", **changes) -> RunSpec:
-    """Return the run of a recipe, or a changed one whose name has a suffix: noise__eta is the key noise.eta."""
+    """Return the run of a recipe, or a changed one with a suffix in its name: noise__eta is the key noise.eta."""
     return RunSpec(recipe.replace("/", "_") + suffix, recipe, {key.replace("__", "."): changes[key] for key in changes})
 
 

@@ -148,7 +148,7 @@ def test_a_run_that_outlived_its_command_is_waited_for(stand_in, tmp_path, capsy
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], pass_fds=(held,))
     assert call(output) == 0
     assert orphan.poll() == 0
-    assert "waiting for its end" in capsys.readouterr().err
+    assert "waiting until it ends" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
