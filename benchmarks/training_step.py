@@ -1,4 +1,4 @@
-"""Images per second of a training step and of evaluation: a network, each gradient of sign, and the fp32 twin.
+"""Images per second of a training step and of evaluation: a network, each gradient of sign, full precision.
 
     python benchmarks/training_step.py [--network resnet20] [--batch_size 128] [--repeats 15]
 

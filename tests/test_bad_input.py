@@ -1,9 +1,9 @@
-"""The table of bad input: every door, each row for real. A door refuses with a non-zero exit code and one sentence that
-holds the row's texts (the value seen; what is allowed or what to do), without a traceback, leaving nothing.
+"""The table of bad input: every program, each row for real. A program refuses with a non-zero exit code and one sentence
+that holds the row's texts (the value seen; what is allowed or what to do), without a traceback, leaving nothing.
 
-A row is (door, arguments, text, ...). It runs in the folder that `bad_files.write_all` fills, so names such as
+A row is (program, arguments, text, ...). It runs in the folder that `bad_files.write_all` fills, so names such as
 `laughs.yaml` or `truncated.ckpt` are files there. Arguments are a line as in a shell, or a tuple; PORT is a port that
-is in use. A new door
+is in use. A new program
 
 - gets its name in `MAINS` and `PROCESSES`, and rows in `IN_PROCESS`: wrong values of each of its flags, wrong files,
   folders and names. They run through its `main(argv)`, with training, compiling and starting of processes forbidden;
@@ -299,8 +299,8 @@ IN_PROCESS = [
     ),
     (
         "train",
-        "--dataset imagenet --network.binary false --data_path imagenet_broken_picture --data.batch_size 2",
-        "1 of 4 images cannot be decoded, first imagenet_broken_picture/val/class1",
+        "--dataset imagenet --network.binary false --data_path imagenet_broken_image --data.batch_size 2",
+        "1 of 4 images cannot be decoded, first imagenet_broken_image/val/class1",
         "replace or delete them",
     ),
     (
@@ -360,7 +360,7 @@ IN_PROCESS = [
     ("eval", "--checkpoint zeros.ckpt", "zeros.ckpt is no MindSpore checkpoint"),
     ("eval", "--checkpoint flipped.ckpt", "flipped.ckpt is truncated or damaged: its checksum does not fit"),
     ("eval", "--checkpoint text.ckpt", "text.ckpt is no MindSpore checkpoint"),
-    ("eval", "--checkpoint picture.ckpt", "picture.ckpt is no MindSpore checkpoint"),
+    ("eval", "--checkpoint image.ckpt", "image.ckpt is no MindSpore checkpoint"),
     ("eval", "--checkpoint 'ä b/truncated.ckpt'", "ä b/truncated.ckpt is a truncated checkpoint"),
     ("eval", "--checkpoint foreign_texts.ckpt", "foreign_texts.ckpt is damaged, or no checkpoint of this project"),
     ("eval", "--checkpoint foreign_config.ckpt", "its config: it lacks the section 'network'"),
@@ -489,7 +489,7 @@ AS_PROCESS = [
     ("train", f"{ON_DIGITS} --init_checkpoint truncated.ckpt", "truncated.ckpt is a truncated checkpoint"),
     ("train", f"{ON_DIGITS} --device_target GPU", "device GPU is not available here"),
     ("eval", "--checkpoint x.ckpt --smoothing 2", "--smoothing is 2.0, but must be at least 0 and less than 1"),
-    ("eval", "--checkpoint picture.ckpt", "picture.ckpt is no MindSpore checkpoint, or it is truncated or damaged"),
+    ("eval", "--checkpoint image.ckpt", "image.ckpt is no MindSpore checkpoint, or it is truncated or damaged"),
     ("export", "--checkpoint nowhere.ckpt", "the checkpoint nowhere.ckpt does not exist"),
     (
         "export",
@@ -689,16 +689,16 @@ def assert_one_sentence(stderr: str, stdout: str, says: tuple[str, ...], port: s
 
 
 def rows(table: list[tuple]) -> pytest.MarkDecorator:
-    ids = [f"{door}: {says[0]}" for door, _, *says in table]
-    return pytest.mark.parametrize(("door", "arguments", "says"), [(d, a, tuple(s)) for d, a, *s in table], ids=ids)
+    ids = [f"{program}: {says[0]}" for program, _, *says in table]
+    return pytest.mark.parametrize(("program", "arguments", "says"), [(d, a, tuple(s)) for d, a, *s in table], ids=ids)
 
 
 @rows(IN_PROCESS)
-def test_a_door_refuses_at_once_in_one_sentence(door, arguments, says, folder, port, monkeypatch, capfd):
+def test_a_program_refuses_at_once_in_one_sentence(program, arguments, says, folder, port, monkeypatch, capfd):
     def forbidden(*arguments, **options):
         pytest.fail("bad input got as far as something expensive")
 
-    main = importlib.import_module(MAINS[door]).main
+    main = importlib.import_module(MAINS[program]).main
     before = content(folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(Trainer, "fit", forbidden)
@@ -712,9 +712,9 @@ def test_a_door_refuses_at_once_in_one_sentence(door, arguments, says, folder, p
 
 
 @rows(AS_PROCESS)
-def test_a_door_refuses_as_a_process(door, arguments, says, folder, port):
+def test_a_program_refuses_as_a_process(program, arguments, says, folder, port):
     before = content(folder)
-    done = run(door, words(arguments, port), folder)
+    done = run(program, words(arguments, port), folder)
     assert done.returncode == 2, done.stderr
     assert_one_sentence(done.stderr, done.stdout, says, port)
     assert content(folder) == before
@@ -731,24 +731,24 @@ def test_a_call_refuses_in_one_sentence(call, says):
 
 
 @pytest.mark.parametrize(
-    ("door", "arguments"),
+    ("program", "arguments"),
     [
         ("train", "--epochs -1 --traceback"),
         ("run_eval.sh", "--checkpoint sound.ckpt --smoothing 2 --traceback"),
         ("export", "--checkpoint text.ckpt --file_format MINDIR --traceback"),
     ],
 )
-def test_a_traceback_comes_before_the_sentence_when_asked_for(door, arguments, folder):
-    done = run(door, shlex.split(arguments), folder)
+def test_a_traceback_comes_before_the_sentence_when_asked_for(program, arguments, folder):
+    done = run(program, shlex.split(arguments), folder)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
 
 
-def run(door: str, arguments: list, folder: Path) -> subprocess.CompletedProcess:
+def run(program: str, arguments: list, folder: Path) -> subprocess.CompletedProcess:
     """The finished process, which had at most `BYTES` of memory."""
     return subprocess.run(
-        [*PROCESSES[door], *arguments],
+        [*PROCESSES[program], *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -18,13 +18,13 @@ from tests.helpers.images import write_tree
 train = importlib.import_module("train")
 evaluation = importlib.import_module("eval")
 
-# ResNet-20 takes any size, and its fp32 twin compiles fast.
+# ResNet-20 takes any size, and its full-precision baseline compiles fast.
 NETWORK = ("--dataset", "imagenet", "--network.name", "resnet20", "--network.binary", "false", "--data.batch_size", 4)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a tree of which one picture in training is broken, and the run that train.py made of it."""
+    """A folder with a tree of which one image in training is broken, and the run that train.py made of it."""
     folder = tmp_path_factory.mktemp("run")
     tree = write_tree(folder / "tree", train=12, test=8)
     (tree / "train/class1/0005.JPEG").write_bytes(b"no image")
@@ -34,8 +34,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-def refused(capsys, door, *argv) -> str:
-    assert cli.run(door.main, [str(argument) for argument in argv]) == 2
+def refused(capsys, program, *argv) -> str:
+    assert cli.run(program.main, [str(argument) for argument in argv]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("error: ")
     return message
@@ -111,14 +111,14 @@ def test_evaluation_on_other_classes_is_refused(trained, capsys, tmp_path):
     assert "trained on 4 classes" in message and "class 3 is class3 there and class9 here" in message
 
 
-def test_a_broken_picture_is_named_in_evaluation(trained, capsys, tmp_path):
+def test_a_broken_image_is_named_in_evaluation(trained, capsys, tmp_path):
     tree = write_tree(tmp_path, train=4, test=8)
     (tree / "val/class2/0006.JPEG").write_bytes(b"")
     message = refused(capsys, evaluation, "--checkpoint", trained / "run/best.ckpt", "--data_path", tree)
     assert "val/class2/0006.JPEG cannot be decoded" in message
 
 
-def test_check_data_names_broken_pictures_before_training(trained, capsys, tmp_path):
+def test_check_data_names_broken_images_before_training(trained, capsys, tmp_path):
     message = refused(
         capsys, train, *NETWORK, "--data_path", trained / "tree", "--check_data", "--output_dir", tmp_path / "new"
     )
@@ -127,7 +127,7 @@ def test_check_data_names_broken_pictures_before_training(trained, capsys, tmp_p
 
 
 @pytest.mark.slow
-def test_an_export_says_what_becomes_of_a_picture(trained):
+def test_an_export_says_what_becomes_of_an_image(trained):
     done = processes.run(
         "export.py", "--checkpoint", "run/best.ckpt", "--file_format", "MINDIR", "--output", "net", cwd=trained
     )

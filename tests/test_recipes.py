@@ -1,5 +1,5 @@
 """The shipped recipes: each builds its network; in the slow tests each run of the paper takes a step, and the
-networks for ImageNet learn 32 pictures by heart."""
+networks for ImageNet learn 32 images by heart."""
 
 import csv
 import math
@@ -91,8 +91,8 @@ def losses(folder) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet18", "resnet34", "alexnet"])
-def test_the_networks_for_imagenet_learn_32_pictures(network, tmp_path):
-    """20 steps of batch 8, five times over the same 32 pictures without augmentation, by train.py: the loss halves."""
+def test_the_networks_for_imagenet_learn_32_images(network, tmp_path):
+    """20 steps of batch 8, five times over the same 32 images without augmentation, by train.py: the loss halves."""
     tree = write_tree(tmp_path / "tree", train=32, test=8)
     done = processes.run(
         "train.py",

@@ -87,7 +87,7 @@ def write_checkpoints(folder: Path) -> None:
         "ä b/truncated.ckpt": content[:99],
     }.items():
         (folder / name).write_bytes(damaged)
-    Image.new("RGB", (32, 32)).save(folder / "picture.ckpt", "PNG")
+    Image.new("RGB", (32, 32)).save(folder / "image.ckpt", "PNG")
     (folder / "folder.ckpt").mkdir()
     (folder / "loop.ckpt").symlink_to("loop.ckpt")
     (folder / "dangling.ckpt").symlink_to("nowhere.ckpt")
@@ -143,7 +143,7 @@ def write_cifar(folder: Path) -> None:
 def write_imagenet(folder: Path) -> None:
     """Image folders, named after what is wrong with them."""
     sound = write_tree(folder / "imagenet", train=8, test=4, size=(40, 30))
-    for name in ("no_val", "empty_class", "other_classes", "flat", "broken_picture"):
+    for name in ("no_val", "empty_class", "other_classes", "flat", "broken_image"):
         shutil.copytree(sound, folder / f"imagenet_{name}")
     shutil.rmtree(folder / "imagenet_no_val/val")
     for file in (folder / "imagenet_empty_class/train/class2").iterdir():
@@ -152,5 +152,5 @@ def write_imagenet(folder: Path) -> None:
     shutil.rmtree(folder / "imagenet_flat/val")
     (folder / "imagenet_flat/val").mkdir()
     shutil.copy(next((sound / "val").rglob("*.JPEG")), folder / "imagenet_flat/val")
-    broken = next((folder / "imagenet_broken_picture/val/class1").iterdir())
+    broken = next((folder / "imagenet_broken_image/val/class1").iterdir())
     broken.write_bytes(broken.read_bytes()[:300])
