@@ -1,5 +1,6 @@
 """The table of bad input: every program, each row for real. A program refuses with a non-zero exit code and one
-sentence that holds the row's texts (the value seen; what is allowed or what to do), without a traceback, leaving nothing.
+sentence that holds the row's texts (the value seen; what is allowed or what to do), without a traceback, leaving
+nothing.
 
 A row is (program, arguments, text, ...). It runs in the folder that `bad_files.write_all` fills, so names such as
 `laughs.yaml` or `truncated.ckpt` are files there. Arguments are a line as in a shell, or a tuple; PORT is a port that
