@@ -265,16 +265,17 @@ def contents_hash(texts: dict[str, str], shapes: Iterable[tuple[str, str, tuple[
 
 
 def _parse(path: Path, name: str, text: Any) -> Any:
-    """The JSON of a text; UserError if it is none."""
+    """Parse the JSON of a text; UserError if it is missing or is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged, or no checkpoint of this project: its {name} is no JSON text") from error
+        what = "is missing" if text is None else "is not JSON"
+        raise UserError(f"{path} is damaged, or not a checkpoint of this project: its {name} {what}") from error
 
 
 def _described(path: Path, number: int, texts: dict[str, str]) -> dict[str, Any]:
     """config, preprocessing and state from the texts, each field checked."""
-    config, state = (_parse(path, name, texts.get(name)) for name in ("config", "state"))
+    config = _parse(path, "config", texts.get("config"))
     try:
         for name in ("network", "noise", "data", "amp"):  # what a config decides about may not come from a default
             if not isinstance(config, dict) or not isinstance(config.get(name), dict):
@@ -284,11 +285,12 @@ def _described(path: Path, number: int, texts: dict[str, str]) -> dict[str, Any]
                 raise UserError(f"it lacks the key '{section}.name'")
         config = load_config(migrate_config(config, number)).model_dump()
     except ValueError as error:  # a UserError, or pydantic's for what is nested too deeply
-        raise UserError(f"{path} is damaged, or no checkpoint of this project: its config: {error}") from error
+        raise UserError(f"{path} is damaged, or not a checkpoint of this project: its config: {error}") from error
     try:
         preprocessing = Preprocessing.from_json(texts.get("preprocessing", ""))
     except ValueError as error:
         raise UserError(f"{path} is damaged: its preprocessing: {error}") from error
+    state = _parse(path, "state", texts.get("state"))
     if state is not None:
         try:
             state = migrate_state(_State.model_validate(state).model_dump(), number)

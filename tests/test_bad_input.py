@@ -363,7 +363,7 @@ IN_PROCESS = [
     ("eval", "--checkpoint text.ckpt", "text.ckpt is no MindSpore checkpoint"),
     ("eval", "--checkpoint image.ckpt", "image.ckpt is no MindSpore checkpoint"),
     ("eval", "--checkpoint 'ä b/truncated.ckpt'", "ä b/truncated.ckpt is a truncated checkpoint"),
-    ("eval", "--checkpoint foreign_texts.ckpt", "foreign_texts.ckpt is damaged, or no checkpoint of this project"),
+    ("eval", "--checkpoint foreign_texts.ckpt", "foreign_texts.ckpt is damaged, or not a checkpoint of this project"),
     ("eval", "--checkpoint foreign_config.ckpt", "its config: it lacks the section 'network'"),
     ("eval", "--checkpoint other_classes.ckpt --dataset digits", "does not fit this network"),
     (

@@ -30,9 +30,9 @@ DIGITS = {"data.name": "digits", "data.batch_size": 32, "train.epochs": 2}
         ({"network.estimator_options.omga": 1.0}, "unknown option 'omga' of estimator 'fda'.*did you mean 'omega'"),
         ({"network.estimator_options.omega": -1.0}, "omega is -1.0.*greater than 0"),
         ({"network.estimator_options.omega": "wide"}, "omega is 'wide'.*greater than 0"),
-        ({"network.estimator_options.clip": "nan"}, "clip is nan.*greater than 0"),
+        ({"network.estimator_options.clip": "nan"}, "clip is 'nan'.*greater than 0"),
         ({"network.estimator_options.n": 4}, "n is not an option of an estimator here: set schedules.n.setting"),
-        ({"network.weight_estimator": "fda", "network.weight_estimator_options.n": 4}, "n is no option .*schedules.n"),
+        ({"network.weight_estimator": "fda", "network.weight_estimator_options.n": 4}, "n is not .*schedules.n"),
         ({"network.weight_estimator_options.omega": 0.2}, "go with a weight_estimator, and there is none"),
         ({"network.binary": False, "network.estimator": "fad"}, "unknown estimator 'fad'"),
         (

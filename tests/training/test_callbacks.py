@@ -280,6 +280,7 @@ def test_undecodable_images_are_counted_after_the_last_step(tmp_path, count):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_asks_the_trainer_to_stop_and_a_second_ends_it(tmp_path, number, capsys):
+    signal.signal(number, signal.SIG_DFL)  # also where these tests run under nohup
     trainer, callback = Pretender(tmp_path), callbacks.StopOnSignal()
     callback.on_train_begin(trainer)
     signal.raise_signal(number)
