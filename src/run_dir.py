@@ -54,7 +54,7 @@ def make_run_dir(network: str, dataset: str) -> Path:
 
 def link_latest(folder: Path) -> None:
     """Make LATEST a link to `folder`, if that is in RUNS. A file or folder called LATEST stays, with a warning."""
-    if folder.absolute().parent != RUNS.absolute():
+    if folder.absolute().parent != RUNS.absolute() or folder.name == LATEST.name:
         return
     partial = RUNS / f".{LATEST.name}-{os.getpid()}{PARTIAL}"
     try:

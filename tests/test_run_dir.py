@@ -13,6 +13,7 @@ from src import cli
 from src.config import load_config
 from src.errors import UserError, WriteError
 from src.run_dir import LATEST, METRICS, RUNS, link_latest, lock_run_dir, make_run_dir, read_metrics, resolve_link
+from src.training import arguments
 from src.training.run import open_run_dir
 from src.training.trainer import Trainer
 from tests.helpers.processes import ROOT
@@ -82,6 +83,18 @@ def test_a_link_is_resolved_to_the_folder_that_it_means_now():
     link_latest(RUNS / "a")
     assert resolve_link(LATEST) == RUNS / "a"
     assert resolve_link(RUNS / "a") == RUNS / "a"
+
+
+def test_a_run_in_the_folder_of_the_newest_keeps_the_link():
+    """The newest run may have been killed before its first checkpoint. A link to itself could not be opened again."""
+    (RUNS / "a").mkdir(parents=True)
+    link_latest(RUNS / "a")
+    config, _ = arguments.parse(["--output_dir", "runs/latest"])
+    with contextlib.ExitStack() as held:
+        assert open_run_dir(config, held) == RUNS / "a"
+        assert os.readlink(LATEST) == "a"
+    link_latest(LATEST)
+    assert os.readlink(LATEST) == "a"
 
 
 def test_a_given_folder_is_used_and_locked(tmp_path):

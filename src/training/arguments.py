@@ -9,7 +9,7 @@ from .. import cli
 from ..config import RESUMABLE, Config, load_config
 from ..errors import UserError
 from ..files import require_writable
-from ..run_dir import CONFIG, LAST, RUNS, epoch_checkpoints, holds_run, read_config, resolve_link
+from ..run_dir import CONFIG, LAST, LATEST, RUNS, epoch_checkpoints, holds_run, read_config, resolve_link
 
 SHORTHANDS = {
     "--dataset": "data.name",
@@ -62,6 +62,8 @@ def parse(
     config = load_config(arguments.config, overrides)
     config.require_device_can()
     if config.output_dir is not None:
+        if Path(config.output_dir).absolute() == LATEST.absolute():  # a link, which this run is about to change
+            config = config.model_copy(update={"output_dir": str(resolve_link(LATEST))})
         require_no_run(Path(config.output_dir))
     require_writable(Path(config.output_dir or RUNS))
     return config, arguments
