@@ -97,6 +97,17 @@ def test_a_run_in_the_folder_of_the_newest_keeps_the_link():
     assert os.readlink(LATEST) == "a"
 
 
+def test_a_run_that_starts_from_the_newest_names_its_folder(tmp_path):
+    (RUNS / "a").mkdir(parents=True)
+    link_latest(RUNS / "a")
+    for given, meant in (
+        ("runs/latest/best.ckpt", "runs/a/best.ckpt"),
+        (f"{tmp_path}/runs/latest/best.ckpt", "runs/a/best.ckpt"),
+        ("runs/latest_one/best.ckpt", "runs/latest_one/best.ckpt"),
+    ):
+        assert arguments.parse(["--init_checkpoint", given])[0].init_checkpoint == meant
+
+
 def test_a_given_folder_is_used_and_locked(tmp_path):
     config = load_config(None, {"output_dir": "runs/mine"})
     with contextlib.ExitStack() as held:

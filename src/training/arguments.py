@@ -61,12 +61,18 @@ def parse(
         raise UserError(f"--from_epoch is {arguments.from_epoch}, but needs --resume DIR")
     config = load_config(arguments.config, overrides)
     config.require_device_can()
+    paths = {key: path for key in ("output_dir", "init_checkpoint") if (path := getattr(config, key)) is not None}
+    config = config.model_copy(update={key: without_latest(path) for key, path in paths.items()})
     if config.output_dir is not None:
-        if Path(config.output_dir).absolute() == LATEST.absolute():  # a link, which this run is about to change
-            config = config.model_copy(update={"output_dir": str(resolve_link(LATEST))})
         require_no_run(Path(config.output_dir))
     require_writable(Path(config.output_dir or RUNS))
     return config, arguments
+
+
+def without_latest(path: str) -> str:
+    """The path with the folder that runs/latest means now: a new run is about to change that link."""
+    latest, absolute = LATEST.absolute(), Path(path).absolute()
+    return str(resolve_link(LATEST) / absolute.relative_to(latest)) if absolute.is_relative_to(latest) else path
 
 
 def require_no_run(folder: Path) -> None:
