@@ -413,7 +413,7 @@ IN_PROCESS = [
     ("paper", "table1 --seeds few", "--seeds: invalid integer value: 'few'"),
     ("paper", "table1 --epoch 3", "unknown argument '--epoch'", "did you mean --epochs?"),
     ("paper", "table1 --epochs 0", "train.epochs is 0, but must be greater than or equal to 1"),
-    ("paper", "table1 --network.estimator ste", "--network.estimator cannot be given: it is what the runs"),
+    ("paper", "table1 --network.estimator ste", "--network.estimator cannot be given: the runs of table1 differ in it"),
     ("paper", "table1 --seed 3", "--seed cannot be given"),
     ("paper", "figure4 --schedules.n.n_p 3", "--schedules.n.n_p cannot be given"),
     ("paper", "table1 --data_path nowhere", "CIFAR-10 is not complete at nowhere"),
