@@ -1,9 +1,9 @@
-"""What two or more workers reach on this machine's cores, measured.
+"""Measure the speed of two or more workers on this machine's cores.
 
     python benchmarks/distributed.py [--network resnet20] [--batch_size 32] [--workers 2] [--turns 7]
 
-Trains on CPU, one core a worker: one worker, several that are not connected, and several whose gradients are averaged.
-All of them are processes under src.launch that take turns. docs/scaling.md explains the tables;
+Trains on CPU with one core per worker: one worker, several that are not connected, and several that average their
+gradients. All of them are processes under src.launch that take turns. docs/scaling.md explains the tables;
 benchmarks/scaling_model.py has the formula.
 """
 
@@ -32,19 +32,19 @@ REDUCTIONS = 10  # timed allreduces for one timed step
 
 
 class SilentSupervisor(Supervisor):
-    """Leaves the workers' output in their logs: only the tables are printed."""
+    """Supervisor that leaves the workers' output in their logs: only the tables are printed."""
 
     def show(self) -> None:
         pass
 
 
 class Group:
-    """Workers that train together, each a process bound to its cores, and that take orders.
+    """Workers that train together and take orders, each a process bound to its cores.
 
     Args:
-        cores: of each worker; there are as many workers as entries.
-        network, noise: what they train.
-        folder: for logs and the socket.
+        cores: cores of each worker; the number of entries is the number of workers.
+        network, noise: the network to train.
+        folder: folder for logs and the socket.
     """
 
     def __init__(self, name: str, cores: Sequence[Sequence[int]], network: str, noise: bool, folder: Path):
@@ -58,7 +58,7 @@ class Group:
         self.supervisor = SilentSupervisor(at_open_port(Cluster(self.size, 0)), logs, command)
 
     def start(self, arrivals: queue.Queue) -> None:
-        """Start the workers. Their exit code goes into `arrivals`, where an early end is noticed."""
+        """Start the workers. When they end, their exit code goes into `arrivals`, so that `gather` notices it."""
         self.thread = threading.Thread(target=lambda: arrivals.put((self.name, self.supervisor.run())), daemon=True)
         self.thread.start()
 
@@ -67,7 +67,7 @@ class Group:
             connection.send(order)
 
     def answer(self) -> list[float]:
-        """Seconds of each call that was ordered, of the slowest worker.
+        """Seconds of each ordered call, for the slowest worker.
 
         Raises:
             UserError: a worker has ended.
@@ -107,7 +107,7 @@ def print_measurement(network: str, noise: bool, batch_size: int, workers: int, 
         raise UserError(f"--batch_size is {batch_size}, but must be a multiple of the {workers} workers")
     size = count_gradients(build(network, noise))
     single = [[core] for core in cores[:workers]]
-    folder = Path(tempfile.mkdtemp(prefix="distributed_"))  # kept if a worker fails: its log is there
+    folder = Path(tempfile.mkdtemp(prefix="distributed_"))  # kept if a worker fails, for its log
     alone = [Group(f"alone_{number}", [own], network, noise, folder) for number, own in enumerate(single)]
     wide = Group("wide", [cores], network, noise, folder)
     joined = Group("joined", single, network, noise, folder)
@@ -123,7 +123,7 @@ def print_measurement(network: str, noise: bool, batch_size: int, workers: int, 
         "flat": ([joined], ("reduce", "flat", timed)),
     }
     medians: dict[str, list[float]] = {key: [] for key in runs}
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the workers end, too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the workers end too
     try:
         with Listener(str(folder / "socket"), backlog=workers * 2 + 1) as listener:
             gather(groups, listener)
@@ -201,10 +201,10 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="benchmarks/distributed.py", description=__doc__)
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--noise", action="store_true", help="with noise modules")
-    parser.add_argument("--batch_size", type=int, default=32, help="images a step and worker")
+    parser.add_argument("--batch_size", type=int, default=32, help="images per step and worker")
     parser.add_argument("--workers", type=int, default=2, help="at least 2, at most as many as cores")
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per turn")
     arguments = parser.parse_args(argv)
     if arguments.workers < 2:
         raise UserError(f"--workers is {arguments.workers}, but must be at least 2: one worker is measured anyway")

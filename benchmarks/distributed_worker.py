@@ -1,8 +1,8 @@
-"""One of the workers of distributed.py: joins the others of its group, then trains and averages on command.
+"""A worker of distributed.py: joins the others of its group, then trains and averages on command.
 
 python distributed_worker.py SOCKET GROUP CORES NETWORK NOISE        under msrun
 
-CORES: of each worker, such as 0:1 or 0,1. NOISE: 1 or 0.
+CORES: cores of each worker, such as 0:1 or 0,1. NOISE: 1 or 0.
 """
 
 import os
@@ -34,7 +34,7 @@ from src.training.step import TrainStep  # noqa: E402
 
 
 def timed(call: Callable[[], ms.Tensor], times: int) -> list[float]:
-    """Seconds of each of `times` calls. One call before them does not count: in it the workers wait for each other."""
+    """Seconds of each of `times` calls. A call before them, in which the workers wait for each other, is not timed."""
     seconds = []
     for _ in range(times + 1):
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the Fourier gradient is made of: its polynomial sines against the framework's sine operator, on CPU.
+"""Time of the operations of the Fourier gradient on CPU: polynomial sines against the framework's sine operator.
 
     python benchmarks/operations.py [--repeats 15]
 
@@ -43,7 +43,7 @@ class ClosedForm(nn.Cell):
 
 
 class TwoSineOperators(nn.Cell):
-    """The same closed form by the sine operator, without the range reduction that makes it exact."""
+    """The closed form with the sine operator, without the range reduction that makes it exact."""
 
     def construct(self, t, n):
         x = ops.abs(t) * 0.1 + 1e-6

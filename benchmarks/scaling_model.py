@@ -1,4 +1,4 @@
-"""What several devices cost on paper: bytes of gradients, the time of an allreduce, and efficiency.
+"""Estimate the cost of several devices: bytes of gradients, time of an allreduce, and efficiency.
 
     python benchmarks/scaling_model.py [--network resnet20 --batch_size 128 --images_per_second 2000 20000]
 
@@ -17,14 +17,14 @@ from src import cli, runtime  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
 COUNTS = (2, 4, 8, 16, 32, 64)
-BACKWARD_SHARE = 2 / 3  # of a step's computing: two products for one of the forward (assumption)
-BUCKETS = 4  # messages of a sensible fusion
+BACKWARD_SHARE = 2 / 3  # of a step's computing: two products for each product of the forward pass (assumption)
+BUCKETS = 4  # number of messages with a reasonable fusion
 
 
 @dataclass(frozen=True)
 class Link:
-    """bandwidth: nominal bytes a second in one direction; share: the part of it that a collective gets; latency:
-    seconds a message and hop."""
+    """bandwidth: nominal bytes per second in one direction; share: the part of it that a collective reaches; latency:
+    seconds per message and hop."""
 
     name: str
     bandwidth: float
@@ -34,13 +34,13 @@ class Link:
 
     @property
     def speed(self) -> float:
-        """Bytes a second that the model assumes."""
+        """Bytes per second that the model assumes."""
         return self.bandwidth * self.share
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Machines of `devices` devices each, joined by `inside`; a machine has one `between`, which its devices share."""
+    """Machines with `devices` devices each, connected by `inside`. The devices of a machine share one `between`."""
 
     inside: Link
     between: Link
@@ -71,7 +71,7 @@ CLUSTERS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A network on an accelerator: images a step and device, and two assumed speeds of a device in images a second."""
+    """A network on an accelerator: images per step and device, and two assumed speeds of a device in images/s."""
 
     network: str
     batch_size: int
@@ -83,7 +83,7 @@ CASES = (Case("resnet20", 128, (2_000, 20_000)), Case("resnet18", 64, (200, 2_00
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a step averages over the workers: float32 values, tensors, and bytes on the wire."""
+    """The gradients that a step averages over the workers: float32 values, tensors, and bytes sent."""
 
     values: int
     tensors: int
@@ -99,9 +99,9 @@ def ring_allreduce(workers: int, size: float, speed: float, latency: float, mess
     Args:
         workers: k, in one ring; 1 takes no time.
         size: bytes of all messages together.
-        speed: bytes a second from one worker to the next.
-        latency: seconds a message and hop.
-        messages: how many allreduces the bytes are split into.
+        speed: bytes per second from one worker to the next.
+        latency: seconds per message and hop.
+        messages: number of allreduces into which the bytes are split.
     """
     return 2 * (workers - 1) * (size / workers / speed + latency * messages)
 
@@ -109,11 +109,11 @@ def ring_allreduce(workers: int, size: float, speed: float, latency: float, mess
 def allreduce(workers: int, size: float, cluster: Cluster, messages: int = 1) -> float:
     """Seconds of an allreduce on a cluster: a ring inside each machine, and one between the machines.
 
-    Each device reduces its share inside, averages it with its peers of the other machines, and passes it on inside.
-    The peers' rings share the machine's link, so that together they take as long as one ring of all the bytes.
+    Each device reduces its share inside, averages it with its peers in the other machines, and passes it on inside. The
+    peers' rings share the machine's link, so together they take as long as one ring of all the bytes.
 
     Raises:
-        ValueError: more workers than a machine has devices, but not in full machines.
+        ValueError: there are several machines, and the workers do not fill them.
     """
     if workers <= cluster.devices:
         return ring_allreduce(workers, size, cluster.inside.speed, cluster.inside.latency, messages)
@@ -125,12 +125,12 @@ def allreduce(workers: int, size: float, cluster: Cluster, messages: int = 1) ->
 
 
 def efficiency(compute: float, communication: float, overlap: float = 0.0) -> float:
-    """The share of k times one worker's speed that k workers reach with the same batch a worker.
+    """Speed of k workers divided by k times the speed of one, with the same batch per worker.
 
     Args:
         compute: seconds of a step without communication.
         communication: seconds of the allreduce, 0 for one worker.
-        overlap: the share of the backward pass during which communication costs no time, 0 .. 1.
+        overlap: share of the backward pass in which communication costs no time, 0 .. 1.
     """
     return compute / (compute + max(0.0, communication - overlap * BACKWARD_SHARE * compute))
 
@@ -146,10 +146,10 @@ def count_gradients(network) -> Gradients:
 
 
 def build(name: str, noise: bool):
-    """The network, with as many classes as its recipe has.
+    """Build the network with the number of classes of its recipe.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: the name is unknown.
     """
     from src.binary import Binarization
     from src.models import create_model
@@ -161,7 +161,7 @@ def build(name: str, noise: bool):
 
 
 def gradient_types(level: str) -> str:
-    """The dtypes of the gradients of ResNet-20 at an amp level, measured, eagerly."""
+    """The dtypes of ResNet-20's gradients at an amp level, measured in PyNative mode."""
     import mindspore as ms
     import numpy as np
     from mindspore import amp, nn
@@ -184,7 +184,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits, without an exponent."""
+    """Milliseconds with three digits, without an exponent."""
     return f"{float(f'{seconds * 1e3:.3g}'):,g}"
 
 
@@ -294,7 +294,7 @@ def print_efficiency(case: Case, gradients: Gradients) -> None:
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="benchmarks/scaling_model.py", description=__doc__)
     parser.add_argument("--network", help="default: resnet20 and resnet18, each with assumed speeds")
-    parser.add_argument("--batch_size", type=int, default=128, help="images a step and device, with --network")
+    parser.add_argument("--batch_size", type=int, default=128, help="images per step and device, with --network")
     parser.add_argument(
         "--images_per_second",
         type=float,

@@ -1,8 +1,8 @@
-"""Images per second of a training step and of evaluation: a network, each gradient of sign, full precision.
+"""Images per second of training and evaluation of a network with several gradients of sign, and in full precision.
 
     python benchmarks/training_step.py [--network resnet20] [--batch_size 128] [--repeats 15]
 
-All variants are built first and take turns, so that a slow moment of the machine meets all of them; the table gives
+All variants are built first and take turns, so that a slow moment of the machine affects all of them. The table gives
 medians and each variant's ratio to the clipped straight-through estimator.
 """
 
