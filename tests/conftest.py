@@ -32,7 +32,7 @@ def mode(request):
 
 @pytest.fixture(params=[pytest.param("graph", marks=pytest.mark.slow), "pynative"])
 def any_mode(request):
-    """Like `mode`, but graph mode is slow: for tests whose graphs resemble those of another test, which takes `mode`.
+    """Like `mode`, but graph mode is slow: for tests with graphs similar to those of another test, which takes `mode`.
 
     Compiling a graph of a few operations takes five to ten times as long as running them one by one.
     """
@@ -48,7 +48,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def free_memory():
-    """Give the memory of a file's networks back to the system: collected alone, most of it stays with the process."""
+    """Give the memory of a file's networks back to the system: after collection most of it stays with the process."""
     yield
     gc.collect()
     with contextlib.suppress(AttributeError):  # only glibc has it

@@ -132,7 +132,7 @@ def reached(module: str, seen: set[str] | None = None) -> set[str]:
 
 
 def statements_that_act(statements: list[ast.stmt], own_classes: set[str]) -> Iterator[ast.stmt]:
-    """Calls whose result nobody keeps, such as `set_seed(0)`, below no function.
+    """Calls outside functions with an unused result, such as `set_seed(0)`.
 
     Not the main guard, and not calls that complete a class of the module, such as `Loader.add_constructor(...)`.
     """

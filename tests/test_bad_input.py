@@ -223,7 +223,7 @@ IN_PROCESS = [
     ("train", f"{ON_DIGITS} --noise.eta cosine", "unknown eta 'cosine'", "allowed are linear, none, sine"),
     ("train", "--dataset digits --network.estimator_options.omega -1", "omega is -1", "a finite number greater than 0"),
     ("train", "--dataset digits --network.estimator_options.clip '{}'", "clip is {}", "a finite number greater than 0"),
-    ("train", "--dataset digits --network.estimator_options.n 1000000000", "n is no option", "set schedules.n"),
+    ("train", "--dataset digits --network.estimator_options.n 1000000000", "n is not an option", "set schedules.n"),
     (
         "train",
         "--dataset cifar11",

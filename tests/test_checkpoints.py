@@ -289,8 +289,8 @@ def test_a_save_leaves_one_file(own):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_mindspores_own_recipe_for_fine_tuning_leaves_the_new_head_alone(tmp_path, strict):
-    """`load_param_into_net` takes entries whose names end in a missing parameter's: none of ours may."""
+def test_mindspores_own_recipe_for_fine_tuning_keeps_the_new_head(tmp_path, strict):
+    """`load_param_into_net` uses entries with a name that ends in a missing parameter's: ours must not."""
     network, path = scrambled(Small()), tmp_path / "last.ckpt"
     optimizer = nn.Adam(network.trainable_params(), 0.1)
     checkpoints.save(path, network, optimizer, CONFIG, PREPROCESSING["digits"], STATE, {"linear.weight": np.ones(16)})

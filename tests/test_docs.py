@@ -1,4 +1,4 @@
-"""The pages under docs/: their code runs as it stands, and does what the page says."""
+"""The pages under docs/: their code runs unchanged, and does what the page describes."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def code(page: str) -> list[str]:
 
 @pytest.fixture
 def gaussian(tmp_path, monkeypatch):
-    """The page's class and its line, as if they stood at the end of estimators.py; the name that they register."""
+    """The page's class and its line, as if they were at the end of estimators.py; gives the registered name."""
     source = (processes.ROOT / "src/binary/estimators.py").read_text(encoding="utf-8")
     imports = "\n".join(line for line in source.splitlines() if re.match(r"(from|import) ", line))
     imports = imports.replace("from . import", "from src.binary import").replace("from .", "from src.binary.")
@@ -71,7 +71,7 @@ def run_program(folder: Path, *blocks: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
+def test_the_page_on_binarizing_a_network_runs_unchanged(tmp_path):
     facts = "from src.models import create_model\nprint('classes', create_model('small_net', 7).head.out_channels)"
     out = run_program(tmp_path, *code("binarizing_a_network.md"), facts)
     assert float(re.search(r"test accuracy ([\d.]+)%", out).group(1)) > 70, out
@@ -82,7 +82,7 @@ def test_the_page_on_binarizing_a_network_runs_as_it_stands(tmp_path):
 
 @pytest.mark.slow
 def test_the_network_of_the_page_trains_by_train_py(tmp_path):
-    """Put into src/models, as the page says: its class and its registration, and an import."""
+    """Put into src/models, as the page describes: its class and its registration, and an import."""
     copy = tmp_path / "project"
     for name in ("src", "configs"):
         shutil.copytree(processes.ROOT / name, copy / name)
@@ -108,7 +108,7 @@ def test_the_network_of_the_page_trains_by_train_py(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_on_python_runs_as_it_stands(tmp_path):
+def test_the_page_on_python_runs_unchanged(tmp_path):
     """All three ways of training learn, and their schedules are at the end of their tables."""
     state = """
 for trained in (network, trained_by_mindcv, trained_by_loop):
@@ -122,7 +122,7 @@ for trained in (network, trained_by_mindcv, trained_by_loop):
     assert re.findall(r"^n (.*)$", out, re.MULTILINE) == ["18.0"] * 3
 
 
-def test_the_lines_that_were_not_run_for_want_of_a_device_stand_in_their_files():
+def test_the_lines_that_were_not_run_without_a_device_are_in_their_files():
     page = (DOCS / "clusters.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([^`]+\.py)` \| `([^`]+)` \|", page, re.MULTILINE)
     assert len(listed) > 10

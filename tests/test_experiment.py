@@ -155,7 +155,7 @@ def test_a_checkpoint_inside_an_epoch_continues_with_the_same_number_of_workers(
     assert keep_global_batch(load_config(), checkpoint_of(2, 8, step=5), 2).data.batch_size == 8
 
 
-def test_the_learning_rate_is_scaled_only_where_the_config_says_for_which_batch_it_is_meant():
+def test_the_learning_rate_is_scaled_only_if_the_config_has_the_batch_that_it_is_meant_for():
     for changes, workers, factor in (
         ({}, 4, 1),
         ({"optimizer.lr_for_batch": 64}, 4, 2),
@@ -167,7 +167,7 @@ def test_the_learning_rate_is_scaled_only_where_the_config_says_for_which_batch_
 
 
 def test_synchronized_batch_norm_takes_over_all_that_batch_norm_has(monkeypatch):
-    """With a stand-in: MindSpore's own is for Ascend alone."""
+    """With a stand-in: MindSpore's own is only for Ascend."""
 
     class Synchronized(nn.BatchNorm2d):
         pass

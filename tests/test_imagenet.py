@@ -96,7 +96,7 @@ def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
         assert [(row["step"], row["replaced_images"]) for row in csv.DictReader(file)] == [("20", "1")]
 
 
-def test_a_broken_test_picture_ends_training_before_it_begins(capsys, tmp_path):
+def test_a_broken_test_image_ends_training_before_it_begins(capsys, tmp_path):
     tree = write_tree(tmp_path / "tree", train=8, test=4)
     (tree / "val/class1/0001.JPEG").write_bytes(b"")
     message = refused(capsys, train, *NETWORK, "--data_path", tree, "--output_dir", tmp_path / "new")
@@ -127,7 +127,7 @@ def test_check_data_names_broken_images_before_training(trained, capsys, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_export_says_what_becomes_of_an_image(trained):
+def test_an_export_describes_its_preprocessing(trained):
     done = processes.run(
         "export.py", "--checkpoint", "run/best.ckpt", "--file_format", "MINDIR", "--output", "net", cwd=trained
     )

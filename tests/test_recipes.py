@@ -68,7 +68,7 @@ def test_every_network_takes_a_step(name):
 def test_every_run_of_the_paper_takes_a_step(name, tree):
     spec = SPECS[name]
     data = {"data.name": "digits"} if spec.recipe.startswith("cifar10") else {"data.path": str(tree)}
-    # The first of two steps: at the last one alpha is 0, and the noise modules stand still.
+    # The first of two steps: at the last one alpha is 0, and the noise modules do not change.
     budget = {"data.batch_size": 8, "train.epochs": 2, "train.steps_per_epoch": 1, "scheduler.name": "constant"}
     config = load_config(recipe_file(spec), {**spec.changes, **data, **budget})
     experiment = build(config, Worker())

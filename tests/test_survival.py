@@ -57,7 +57,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(tmp_path
     kills.survive(tmp_path, kills=5, seed=int(time.time()))
 
 
-def test_a_moved_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(tmp_path):
+def test_a_moved_run_with_a_damaged_last_checkpoint_continues_from_the_one_before(tmp_path):
     first, moved = tmp_path / "first", tmp_path / "mövéd run"
     process = processes.start("train.py", *SMALL, "--epochs", 3, "--output_dir", first, cwd=tmp_path)
     processes.wait_for((first / "epoch_0001.ckpt").exists, process)
@@ -122,7 +122,7 @@ def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_to_go_on_trains_to_the_end_of_a_full_disk_and_says_what_it_could_not_save(tmp_path):
+def test_a_run_with_go_on_trains_to_the_end_on_a_full_disk_and_prints_what_it_could_not_save(tmp_path):
     options = ("--output_dir", "run", "--train.on_write_error", "go_on", "--epochs", 3)
     process = processes.start("train.py", *SMALL, *options, cwd=tmp_path)
     processes.wait_for((tmp_path / "run/epoch_0001.ckpt").exists, process)
@@ -190,7 +190,7 @@ def test_a_worker_that_differs_from_the_others_is_named_and_the_run_ends(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_named_all_end_soon_and_the_run_goes_on(tmp_path, capfd):
+def test_a_worker_that_hangs_is_named_all_end_soon_and_the_run_continues(tmp_path, capfd):
     command = [failing_worker.__file__, "hang", "1", str(tmp_path / "run")]
     supervisor = Supervisor(at_open_port(Cluster(2, 0)), tmp_path, command)
     log = tmp_path / "worker_1.log"
@@ -213,7 +213,7 @@ def test_a_worker_that_hangs_is_named_all_end_soon_and_the_run_goes_on(tmp_path,
 
 @pytest.mark.slow
 def test_two_workers_that_are_stopped_inside_an_epoch_end_like_two_that_are_not(tmp_path):
-    """Each has moving statistics of its own then, which saving and resuming must not change."""
+    """Each worker then has its own moving statistics, which saving and resuming must not change."""
     whole, run = tmp_path / "whole", tmp_path / "run"
 
     def launch(log: str, *command) -> int:

@@ -54,7 +54,7 @@ every_dtype = pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=["
 
 
 class Weighted(nn.Cell):
-    """Its gradient is the estimator's times `factor`: a gradient that arrives with values of its own."""
+    """Its gradient is the estimator's times `factor`, as if an incoming gradient had these values."""
 
     def __init__(self, estimator: nn.Cell):
         super().__init__()
@@ -148,7 +148,7 @@ def test_every_estimator_has_an_oracle():
 
 @every_estimator
 def test_every_estimator_explains_itself(name):
-    """By the name under which it is found, its gradient, and where that comes from."""
+    """The docstring has its name, its gradient, and the source."""
     text = ESTIMATORS[name].__doc__
     assert text.startswith(f"`{name}`: ")
     assert "Source: " in text

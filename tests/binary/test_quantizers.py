@@ -157,7 +157,7 @@ def test_half_precision_weights_stay_finite(any_mode, name):
 @pytest.mark.parametrize("level", ["O2", "O3"])
 @pytest.mark.parametrize("deviation", [0.03, 7e-4], ids=["fresh weights", "small weights"])
 def test_libra_under_mixed_precision(any_mode, level, deviation):
-    """The variance of small weights would vanish in float16. `ste`, whose gradient does not jump where t is rounded."""
+    """The variance of small weights would vanish in float16. `ste` has no jump where t is rounded."""
     w, factor = random((3, 64, 3, 3)) * np.float32(deviation / 0.3), random((3, 64, 3, 3), 3)
     cell = Weighted(LibraWeight(create_estimator("ste")))
     amp.auto_mixed_precision(cell, level)
@@ -167,7 +167,7 @@ def test_libra_under_mixed_precision(any_mode, level, deviation):
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
-def test_noise_goes_on_any_estimator(any_mode, name):
+def test_noise_works_with_every_estimator(any_mode, name):
     """The gradient of Eq. 14: the estimator's, plus alpha times the noise module's own."""
     x, factor, alpha = random((6, 16)), random((6, 16), 3), 0.5
     noise = linear_noise(16, alpha)

@@ -26,7 +26,7 @@ class OneProduct(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """A loss whose gradient is `INCOMING`."""
+    """A loss with the gradient `INCOMING`."""
 
     def __init__(self):
         super().__init__()

@@ -14,7 +14,7 @@ VARIANTS = 9 * 9 * 2
 def seen_variants(epoch: Epoch) -> np.ndarray:
     """The variant (dy, dx, flip), as one number, that each of many images became: read from its pixels.
 
-    All images are the same one, whose 162 variants differ."""
+    All images are the same one; its 162 variants differ."""
     image = np.random.default_rng(0).integers(1, 256, (1, 3, 32, 32), dtype=np.uint8)
     images = ArrayImages(np.broadcast_to(image, (IMAGES, 3, 32, 32)), np.zeros(IMAGES), PREPROCESSING["cifar10"], 4)
     dy, dx, flip = (values.ravel() for values in np.indices((9, 9, 2)))

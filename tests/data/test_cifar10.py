@@ -230,7 +230,7 @@ def test_files_that_go_while_they_are_used_are_not_missed(folder):
     np.testing.assert_array_equal(collect(data.train(0))[0], expected)
 
 
-def test_the_released_folder_serves_evaluation_alone(tmp_path, root):
+def test_the_released_folder_is_enough_for_evaluation(tmp_path, root):
     released = tmp_path / "cifar-10-verify-bin"
     released.mkdir()
     (released / "test_batch.bin").symlink_to(root / "cifar-10-batches-bin" / "test_batch.bin")
@@ -251,7 +251,7 @@ def test_a_missing_file_is_named(folder):
     dataset(folder.parent, splits=("test",))
 
 
-def test_an_empty_place_says_where_files_belong(tmp_path):
+def test_an_empty_folder_names_where_files_belong(tmp_path):
     with pytest.raises(UserError, match="data_batch_1.bin.*test_batch.bin not found.*--data_path.*cifar-10-"):
         dataset(tmp_path)
 
@@ -315,7 +315,7 @@ def test_a_file_without_permission_is_named(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def archive(root) -> bytes:
-    """A tar file like the official one, with the test batch alone."""
+    """A tar file like the official one, with only the test batch."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz", compresslevel=0) as tar:
         tar.add(root / "cifar-10-batches-bin" / "test_batch.bin", "cifar-10-batches-bin/test_batch.bin")
@@ -373,7 +373,7 @@ def test_an_archive_writes_nowhere_but_into_its_own_folder(tmp_path, monkeypatch
     ],
     ids=["no network", "timeout", "reset", "cut off", "404"],
 )
-def test_download_without_a_network_says_where_the_files_belong(tmp_path, monkeypatch, failure):
+def test_download_without_a_network_names_where_the_files_belong(tmp_path, monkeypatch, failure):
     serve(monkeypatch, failure)
     with pytest.raises(UserError) as refusal:
         dataset(tmp_path, download=True)

@@ -30,7 +30,7 @@ def written(tmp_path_factory):
     test[:, 0], test[:, 1] = np.arange(TEST) % 20, np.arange(TEST) % 100
     test.tofile(folder / "test.bin")
     train = np.zeros((TRAIN, RECORD), np.uint8)
-    train[:, 1] = train[:, 2] = np.arange(TRAIN) % 100  # the first red pixel says the label again
+    train[:, 1] = train[:, 2] = np.arange(TRAIN) % 100  # the first red pixel holds the label too
     train.tofile(folder / "train.bin")
     return root, test
 

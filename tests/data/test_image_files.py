@@ -62,7 +62,7 @@ def written(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def test_what_is_refused_says_why(tmp_path):
+def test_a_refusal_names_its_reason(tmp_path):
     values = np.full((6, 8), 1e5)
     jpeg = Path(saved(tmp_path / "sound.jpg", np.zeros((60, 80, 3), np.uint8))).read_bytes()
     ppm = b"P6 2 2 255 " + bytes(12)
@@ -83,7 +83,7 @@ def test_what_is_refused_says_why(tmp_path):
 
 
 def bomb(path: Path, width: int, height: int) -> str:
-    """A PNG whose header alone says its size."""
+    """A PNG with only a header, which has the size."""
     Image.new("1", (8, 8)).save(path)
     content = bytearray(path.read_bytes())
     content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")

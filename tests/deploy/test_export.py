@@ -220,7 +220,7 @@ def test_a_file_that_is_another_network_is_refused(exported, network, images, tm
         compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, "layer3.2.bn1.beta", 0.1)), images[:10], 10)
 
 
-@pytest.mark.slow  # each exports in a process of its own
+@pytest.mark.slow  # each exports in a separate process
 @pytest.mark.parametrize("weight_quantizer", ["dorefa", "xnor", "libra", "sign"])
 def test_an_untrained_network_exports_to_onnx(weight_quantizer, tmp_path):
     """Fresh batch norms add nothing, so the sums that are 0 reach the signs after them as 0, or as noise."""

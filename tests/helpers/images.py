@@ -9,7 +9,7 @@ COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60))
 
 
 def write_tree(root: Path, train: int, test: int, classes: int = 4, size: tuple[int, int] = (150, 120)) -> Path:
-    """`train` and `test` images in all, the classes in turn, each of a colour of its own under noise."""
+    """`train` and `test` images in total, the classes in turn, each with its own colour under noise."""
     generator = np.random.default_rng(0)
     for split, count in (("train", train), ("val", test)):
         for number in range(count):

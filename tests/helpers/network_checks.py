@@ -115,7 +115,7 @@ def assert_logits(network: nn.Cell, oracle: NumpyNetwork, x: np.ndarray, executi
 
 
 def binary_layers(network: nn.Cell) -> set[str]:
-    """Names of the layers whose input and weight are 1-bit."""
+    """Names of the layers with 1-bit input and weight."""
     return {
         name
         for name, cell in network.cells_and_names()
@@ -144,7 +144,7 @@ def noise_names(layers: set[str]) -> set[str]:
 def assert_every_parameter_learns(network: nn.Cell, size: int, seed: int = 0) -> None:
     """One training step, two images, graph mode: all gradients are finite, none is 0 throughout.
 
-    A noise module of 64 channels has one hidden unit, whose ReLU can be dead at the start: with these seeds none is.
+    A noise module of 64 channels has one hidden unit, which can be dead at the start; with these seeds none is.
     """
     generator = np.random.default_rng(seed)
     images = Tensor(generator.normal(size=(2, 3, size, size)).astype(np.float32))

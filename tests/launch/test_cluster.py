@@ -67,7 +67,7 @@ def test_flags_describe_several_machines():
         ),
     ],
 )
-def test_a_schedulers_variables_say_what_no_flag_says(variables, expected, tmp_path, monkeypatch):
+def test_a_schedulers_variables_replace_missing_flags(variables, expected, tmp_path, monkeypatch):
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[3-4]" ] && printf "n3\\nn4\\n"\n')
     scontrol.chmod(0o755)

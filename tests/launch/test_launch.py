@@ -70,7 +70,7 @@ def terminal_defaults() -> None:
 
 
 class Launcher:
-    """run_distribute_train.sh with two workers, as a process with a group of its own, as a shell would start it."""
+    """run_distribute_train.sh with two workers, as a process with its own group, as a shell would start it."""
 
     def __init__(self, cwd: Path, *arguments):
         self.cwd = cwd
@@ -122,7 +122,7 @@ class Launcher:
         return next(process for process, variables in self.processes().items() if "MS_ROLE" not in variables)
 
     def exit_code(self) -> int:
-        """Waits for the end, and asserts that nothing is left behind."""
+        """Wait for the end, and assert that nothing is left."""
         code = self.process.wait(PATIENCE)
         assert not self.processes()
         return code
@@ -315,7 +315,7 @@ def test_ctrl_c_and_sigterm_let_the_workers_save_and_the_run_continues(launch, t
 
     launcher = launch("--resume", "run")
     assert launcher.wait_for_a_step(last) > stopped["step"]
-    launcher.process.send_signal(signal.SIGTERM)  # as a cluster's scheduler does, to the launcher alone
+    launcher.process.send_signal(signal.SIGTERM)  # as a cluster's scheduler does, only to the launcher
     assert launcher.exit_code() == 143, launcher.output()
     assert checkpoints.read(last).state["step"] > stopped["step"]
 
@@ -333,7 +333,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_weights_of_one_that_was_not(lau
     assert "epoch 1:" in launcher.output()
     resumed, whole = (checkpoints.read(tmp_path / name / "last.ckpt").parameters for name in ("run", "whole"))
     for name, value in whole.items():
-        if is_statistic(ms.Parameter(value, name=name)):  # averaged twice: equal but for rounding
+        if is_statistic(ms.Parameter(value, name=name)):  # averaged twice: equal except for rounding
             np.testing.assert_allclose(resumed[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
         else:
             np.testing.assert_array_equal(resumed[name], value, name)

@@ -30,7 +30,7 @@ def seen(workers: dict[int, int]) -> dict[int, SimpleNamespace]:
 
 
 def fake_run(folder: Path, worker: str, cluster: Cluster | None = None, scheduler: str = SLEEP) -> Supervisor:
-    """A run, not yet started, whose workers and scheduler only execute the given lines. `beat` writes a heartbeat."""
+    """A run, not yet started, with workers and a scheduler that only execute these lines. `beat` writes a heartbeat."""
     script = folder / "worker.py"
     script.write_text(
         "import json, os, sys, time\n"
@@ -178,7 +178,7 @@ def test_what_a_killed_launcher_left_in_the_log_folder_does_no_harm(tmp_path, ca
     ],
 )
 def test_one_sentence_explains_the_end_of_a_run(status, scheduler, worker, code, expected, tmp_path, capsys):
-    """From what msrun and MindSpore log, on machine 1 of three, whose workers are 2 and 3."""
+    """From the logs of msrun and MindSpore, on machine 1 of three, with workers 2 and 3."""
     supervisor = fake_run(tmp_path, "", Cluster(6, 8118, "n0", nodes=3, node_rank=1))
     supervisor.msrun = SimpleNamespace(returncode=1)
     supervisor.workers = seen({2: 1000, 3: 1001})

@@ -24,7 +24,7 @@ TABLE2 = ["cifar10_resnet20_dorefa", "cifar10_resnet20_fda_no_noise", "cifar10_r
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A folder whose train.py is the replacement; signal handlers are restored afterwards."""
+    """A folder with the replacement of train.py; signal handlers are restored afterwards."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "train.py").write_text((Path(__file__).with_name("fake_train.py")).read_text())
@@ -113,7 +113,7 @@ def test_a_failed_run_does_not_lose_the_others_and_is_tried_again(stand_in, tmp_
     assert "failed, seed" not in (output / "table2.md").read_text()
 
 
-def test_a_signal_goes_to_the_run_under_way_which_resume_goes_on_with(stand_in, tmp_path, capsys):
+def test_a_signal_reaches_the_current_run_which_resume_continues(stand_in, tmp_path, capsys):
     output = tmp_path / "out"
     behave(stand_in, cifar10_resnet20_fda_no_noise="wait")
 
@@ -200,7 +200,7 @@ def test_a_signal_that_was_ignored_stays_ignored(stand_in, tmp_path):
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
-def test_keys_that_are_nothing_reach_a_run_that_goes_on(stand_in, tmp_path):
+def test_null_keys_reach_a_run_that_is_resumed(stand_in, tmp_path):
     output = tmp_path / "out"
     behave(stand_in, cifar10_resnet20_dorefa="crash after saving")
     assert call(output, "--train.save_every_steps", "null", "--download", "false") == 1

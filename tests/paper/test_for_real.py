@@ -17,7 +17,7 @@ TABLE5 = ("table5", "--data.batch_size", "8", "--epochs", "1", "--steps_per_epoc
 
 
 def begin(output: Path, *study) -> subprocess.Popen:
-    """The command, in a process group of its own with the runs that it starts left out of it."""
+    """The command, in its own process group; the runs that it starts are not in that group."""
     words = [sys.executable, "-m", "src.paper", *map(str, study), "--output_dir", str(output)]
     return subprocess.Popen(
         [*words, "--train.save_every_steps", "1"],

@@ -72,7 +72,7 @@ def test_a_recipe_opens_with_its_source_its_command_and_what_to_expect(file):
     heading = re.match(r"(#.*\n)+", text).group()
     assert "https://arxiv.org/abs/2103.00841" in heading
     assert f"python train.py --config {file.relative_to(ROOT)} --data_path DIR" in heading
-    assert load_config(file).output_dir is None  # each run gets a folder of its own
+    assert load_config(file).output_dir is None  # each run gets its own folder
     if file.stem in NOT_IN_THE_PAPER:
         assert "not in the paper" in heading
         return

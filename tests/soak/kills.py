@@ -61,7 +61,7 @@ def survive(folder: Path, kills: int, seed: int, say: Callable[[str], None] = pr
 
 def legs(run: Path, kills: int, latest: float, chance: random.Random) -> Iterator[tuple[str, bool]]:
     """Starts or resumes the run and kills it, at most `kills` times, until it has ended; "any" moment is one in the
-    time that a whole run takes, but for its end. Gives each leg's moment and whether it was killed."""
+    time that a whole run takes, without its end. Gives each leg's moment and whether it was killed."""
     while True:
         begun = (run / "last.ckpt").exists()
         arguments = ("--resume", run) if begun else (*RECIPE, "--output_dir", run)
@@ -108,7 +108,7 @@ def metrics(run: Path) -> list[dict[str, str]]:
 
 
 def require_whole_files(run: Path) -> None:
-    """Every file that bears a name of its own can be read, and each epoch has one row."""
+    """Every file with its final name can be read, and each epoch has one row."""
     if not run.exists():
         return
     for path in run.iterdir():

@@ -21,7 +21,7 @@ TRAIN_IMAGES = 5 * IMAGES_A_FILE
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory) -> Iterator[str]:
-    """CIFAR-10's files, full size, the pixels random but for the first two red ones, which number the image."""
+    """CIFAR-10's files, full size, with random pixels except the first two red ones, which hold the image's number."""
     folder = tmp_path_factory.mktemp("cifar-10-batches-bin")
     random = np.random.default_rng(0)
     for number, name in enumerate([*(f"data_batch_{index}.bin" for index in range(1, 6)), "test_batch.bin"]):
@@ -122,7 +122,7 @@ def test_a_full_precision_network_follows_one_workers_loss_for_50_steps(ranks, s
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_full_precision_resnet20_follows_one_worker_and_the_binary_one_drifts_by_sign_flips(count, tmp_path):
-    """What is printed is what docs/clusters.md says."""
+    """Prints the numbers of docs/clusters.md."""
     several, single = run_workers(count, "resnet20", tmp_path)[0], program.resnet20_losses(Worker())
     apart = {name: np.abs(several[name] - single[name]) for name in single}
     for name, differences in apart.items():

@@ -78,7 +78,7 @@ def test_mixed_precision_keeps_the_properties_of_a_run(level, tmp_path):
             np.testing.assert_array_equal(quantized, np.where(latent > 0, 1, -1) * np.abs(quantized).max())
             np.testing.assert_allclose(np.abs(quantized).max(), np.abs(latent).mean(), rtol=1e-5)
 
-    # Going on from the middle ends at the same bits.
+    # Resuming from the middle gives the same bits.
     resumed = trainer_of(level, Watch())
     resumed.resume(checkpoints.read(tmp_path / "middle.ckpt"))
     resumed.fit()

@@ -1,4 +1,4 @@
-"""Data sinking but for the device's queue, for which a stand-in hands over the same batches."""
+"""Data sinking, with a stand-in for the device's queue that passes the same batches."""
 
 from types import SimpleNamespace
 
@@ -87,7 +87,7 @@ def assert_same_state(first: TrainStep, second: TrainStep) -> None:
     assert first.optimizer.global_step.asnumpy() == second.optimizer.global_step.asnumpy()
 
 
-def test_the_totals_are_what_the_host_adds_up_and_schedules_go_on():
+def test_the_totals_are_what_the_host_adds_up_and_schedules_continue():
     """n and alpha change at every step, so that weights to the bit tell which row a step read."""
     host, step = twice(Small)
     cell, given = sunk(step), batches(GOOD, GOOD, GOOD, GOOD)
@@ -127,7 +127,7 @@ def test_an_overflow_is_skipped_as_long_as_the_scale_can_fall(kinds):
 
 @pytest.fixture
 def queue(monkeypatch) -> SimpleNamespace:
-    """Stands for the device's queue: endless rounds of a pipeline. Attributes: how many are open, and were opened."""
+    """Replacement of the device's queue: endless rounds of a pipeline. Counts the queues open now and opened so far."""
     state = SimpleNamespace(open=0, opened=0)
 
     def data_sink(take_step, pipeline, sink_size):
@@ -216,7 +216,7 @@ def test_a_run_with_sinking_is_the_run_without(queue, sink_size, looks, saves):
     assert len(got.step.compile_cache) == 1
 
 
-def test_a_run_with_sinking_goes_on_in_the_middle_of_an_epoch(queue, tmp_path):
+def test_a_run_with_sinking_continues_in_the_middle_of_an_epoch(queue, tmp_path):
     whole = trainer_of(2, Watch(tmp_path / "last.ckpt"))
     whole.fit()
     resumed = trainer_of(2, watch := Watch())

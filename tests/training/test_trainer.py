@@ -171,7 +171,7 @@ def test_saving_inside_an_epoch_does_not_change_the_statistics_of_several_worker
 
     trainer = Trainer(tiny_experiment(tmp_path), [Recorder("on_step_end", save, at=2), Save(path)])
     trainer.collectives = OtherWorker()
-    trainer._require_finite = lambda: None  # whose flag the other worker would raise
+    trainer._require_finite = lambda: None  # otherwise the other worker would report it
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     checkpoint = checkpoints.read(path)
@@ -214,6 +214,6 @@ def test_a_file_that_cannot_be_written_ends_the_run_with_advice_that_fits(tmp_pa
         trainer.write(fail)
 
 
-def test_a_run_may_go_on_without_a_file(tmp_path, capsys):
+def test_a_run_may_continue_without_a_file(tmp_path, capsys):
     assert not Trainer(tiny_experiment(tmp_path, on_write_error="go_on"), []).write(fail)
-    assert capsys.readouterr().err.startswith("warning: cannot write x: no room; training goes on")
+    assert capsys.readouterr().err.startswith("warning: cannot write x: no room; training continues")
