@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot express: the wheel carries default_config.yaml inside the package."""
+"""Put default_config.yaml inside the package of the wheel, which pyproject.toml cannot express."""
 
 from pathlib import Path
 

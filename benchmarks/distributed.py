@@ -102,7 +102,7 @@ def gather(groups: Sequence[Group], listener: Listener) -> None:
 def print_measurement(network: str, noise: bool, batch_size: int, workers: int, turns: int, steps: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if workers > len(cores):
-        raise UserError(f"--workers is {workers}, but there are {len(cores)} cores: give each worker one of its own")
+        raise UserError(f"--workers is {workers}, but there are {len(cores)} cores: give each worker its own")
     if batch_size % workers:
         raise UserError(f"--batch_size is {batch_size}, but must be a multiple of the {workers} workers")
     size = count_gradients(build(network, noise))

@@ -1,4 +1,4 @@
-"""What all programs share: help, spelling of flags, hints, exit codes, and Pythons that lack something."""
+"""Common behaviour of all programs: help, spelling of flags, hints, exit codes, missing packages."""
 
 import os
 import shutil
@@ -213,7 +213,7 @@ def test_a_tilde_in_the_checkpoints_name_is_the_home_folder(program, tmp_path, m
 
 
 def find_python(folder: Path, **changes: str) -> subprocess.CompletedProcess:
-    """What scripts/environment.sh of a copy of the project chooses."""
+    """The choice of scripts/environment.sh in a copy of the project."""
     variables = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "VIRTUAL_ENV")}
     variables = {key: value for key, value in variables.items() if not key.startswith("CONDA")}
     return subprocess.run(

@@ -55,7 +55,7 @@ def test_an_estimator_is_one_class_and_one_line(gaussian, mode):
 
 
 def run_program(folder: Path, *blocks: str) -> str:
-    """What the blocks print, run as one program in `folder` with the repository on the path."""
+    """The output of the blocks, run as one program in `folder` with the repository on the path."""
     program = folder / "page.py"
     program.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(

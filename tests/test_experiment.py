@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: names are checked, schedules have a row a step."""
+"""Build the parts of a run from a config: names are checked, schedules have a row for each step."""
 
 import numpy as np
 import pytest

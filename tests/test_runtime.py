@@ -1,4 +1,4 @@
-"""What is recorded of a run's circumstances."""
+"""The versions and settings that a run records."""
 
 import shutil
 import subprocess

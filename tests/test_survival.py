@@ -1,4 +1,4 @@
-"""What a run survives: kills, damaged files, a full disk, a second run in its folder, data that go, little memory."""
+"""A run survives kills, damaged files, a full disk, a second run in its folder, data that disappear, little memory."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""Where mixed precision ends: the method's cells compute in the dtype that they are given."""
+"""Exclude Cells from mixed precision: the method's Cells compute in the dtype of their inputs."""
 
 from mindspore import nn
 from mindspore._c_expression import MixedPrecisionType

@@ -55,7 +55,7 @@ def test_latent_weights_that_float16_rounds_to_0_keep_their_signs(any_mode, leve
 
 @levels
 def test_the_fourier_gradients_are_those_of_the_oracle(mode, level):
-    """Of weights within float32's rounding, although multiplied in float16; of activations within float16's."""
+    """Those of weights within float32's rounding, although multiplied in float16; of activations within float16's."""
     spread = np.concatenate([[1e-7, 10 * np.pi], np.random.default_rng(0).uniform(-100, 100, 500)])
     weight = spread[None].astype(np.float32)
     x = spread[None, ::-1].astype(np.float16).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What every sign with a surrogate gradient must do, and the gradient of each."""
+"""Properties of every sign with a surrogate gradient, and the gradient of each."""
 
 import mindspore as ms
 import numpy as np
@@ -87,7 +87,7 @@ def gradient(estimator: nn.Cell, t: np.ndarray) -> np.ndarray:
 
 
 def number_of_bits(dtype) -> int:
-    """Of the significand, the leading one included."""
+    """Bits of the significand, including the leading one."""
     return {ms.float16: 11, ms.bfloat16: 8}[dtype]
 
 

@@ -45,7 +45,7 @@ def random(shape, seed: int = 0) -> np.ndarray:
 
 
 def adaptation(dimension: int, eta: str = "sine") -> NoiseAdaptation:
-    """With weights far from 0, so that the two layers count."""
+    """A module with weights far from 0, so that both layers matter."""
     made = NoiseAdaptation(dimension, eta)
     made.w1.set_data(Tensor(random(made.w1.shape, 1)))
     made.w2.set_data(Tensor(random(made.w2.shape, 2)))
@@ -71,7 +71,7 @@ def noise(t: np.ndarray, w1: np.ndarray, w2: np.ndarray, eta: str) -> np.ndarray
 
 
 def noise_gradients(t, w1, w2, eta, incoming):
-    """Of sum(incoming * e(t)): by t, W1 and W2."""
+    """Gradients of sum(incoming * e(t)) by t, W1 and W2."""
     t_rows, incoming_rows = rows(t), rows(incoming)
     before = t_rows @ w1
     to_hidden = (incoming_rows @ w2.T) * (before > 0)

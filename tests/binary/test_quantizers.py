@@ -65,7 +65,7 @@ every_quantizer = pytest.mark.parametrize("name", sorted(WEIGHT_QUANTIZERS))
 
 
 def quantize(name: str, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a weight quantizer in float64: what it takes the sign of, its scale, and the quantized weight."""
+    """A weight quantizer in float64: the input of its sign, its scale, and the quantized weight."""
     standardize, scale, _ = DEFINITIONS[name]
     t = standardize(w)
     return t, scale(t), oracles.sign(t) * scale(t)

@@ -63,7 +63,7 @@ def test_shifts_and_flip_are_independent(variants):
 
 
 def test_images_are_drawn_independently(variants):
-    """Of one epoch, and of one image in the next epoch or with another seed."""
+    """The draws of different images, and of one image in the next epoch or with another seed."""
     for first, second in ((variants[0], variants[1]), (variants[0], variants[2]), (variants[0][1:], variants[0][:-1])):
         assert abs((first == second).mean() - 1 / VARIANTS) < 0.004
         assert abs(np.corrcoef(first, second)[0, 1]) < 0.05

@@ -32,7 +32,7 @@ class TinyNetwork(nn.Cell):
 
 
 class TinyData:
-    """What the trainer and its callbacks use of a `Dataset`."""
+    """The part of a `Dataset` that the trainer and its callbacks use."""
 
     num_classes = CLASSES
     preprocessing = find_preprocessing("digits")

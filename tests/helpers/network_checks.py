@@ -1,4 +1,4 @@
-"""What the tests of every network share: its arithmetic in numpy, its layers by name, its gradients in a first step."""
+"""Checks for every network: its arithmetic in numpy, its layers by name, its gradients in a first step."""
 
 import mindspore as ms
 import numpy as np

@@ -1,4 +1,4 @@
-"""Which machines train together: flags, variables of schedulers, rank tables, and what is refused."""
+"""Machines that train together: flags, variables of schedulers, rank tables, and refusals."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Which of several workers hangs, by their heartbeats and by the states of their processes."""
+"""Find the worker that hangs, by heartbeats and states of processes."""
 
 import json
 import os

@@ -135,7 +135,7 @@ def test_all_but_the_first_and_the_last_layer_are_binary(baseline):
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (227, 227), (224, 256)])
 def test_another_size_is_refused_naming_both(network, height, width):
-    """Of 227x227 images too the convolutions would leave 6x6 positions."""
+    """For 227x227 images the convolutions would also leave 6x6 positions."""
     with pytest.raises(ValueError, match=f"the images are {height}x{width}, but this network takes only 224x224"):
         network(Tensor(np.zeros((1, 3, height, width), np.float32)))
 

@@ -35,7 +35,7 @@ def data_folder(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def ranks(request, data_folder, tmp_path_factory) -> list[dict[str, np.ndarray]]:
-    """What each of the workers wrote."""
+    """The files that the workers wrote."""
     folder = tmp_path_factory.mktemp("ranks")
     return run_workers(request.param, data_folder, folder)
 

@@ -118,7 +118,7 @@ def test_so_they_do_once_a_gradient_is_no_number():
 
 @pytest.mark.parametrize("kinds", [(GOOD, BAD, GOOD), (BAD, BAD, GOOD)], ids=["an overflow", "no scale helps"])
 def test_an_overflow_is_skipped_as_long_as_the_scale_can_fall(kinds):
-    """From 4, the first overflow leaves a scale of 2, the second of 1: that is none any more."""
+    """From 4, the first overflow leaves a scale of 2, the second of 1, which is no longer a scale."""
     host, step = twice(lambda: Small(noise=False), lambda: amp.DynamicLossScaler(4, 2, 1000))
     given = batches(*kinds)
     np.testing.assert_allclose(totals_of(sunk(step), given), on_the_host(host, given), rtol=1e-6)
