@@ -169,7 +169,7 @@ def read(path: str | Path) -> Checkpoint:
     except _Damaged as error:
         raise UserError(f"{path} is damaged, or no checkpoint: {error}") from error
     except Exception as error:  # protobuf raises many kinds, by its implementation
-        raise UserError(f"{path} is no MindSpore checkpoint, or it is truncated or damaged") from error
+        raise UserError(f"{path} is not a MindSpore checkpoint, or it is truncated or damaged") from error
     names = [name for name, _, _ in entries]
     number = 0 if "config" in names else None
     if FORMAT_ENTRY in names:

@@ -138,7 +138,7 @@ def sentence(error: Exception) -> str | None:
 
 
 def echo(line: str, stream: TextIO | None = None) -> None:
-    """Print a line if possible; that nobody reads it, or that a log's disk is full, is no reason to lose a run."""
+    """Print a line if possible; a reader that is gone or a full disk does not end a run."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal handler, while another line is printed
         print(line, file=stream or sys.stdout, flush=True)
 

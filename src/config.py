@@ -300,7 +300,7 @@ _Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
 
 
 def _parse_yaml(text: str) -> Any:
-    """The value of a YAML text. ValueError if it is none; says why."""
+    """The value of a YAML text. ValueError with the reason if it is not YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except RecursionError as error:

@@ -76,7 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The keys of the run's config.yaml under today's names, for `load_config`.
 
     Raises:
-        UserError: it cannot be read, is no YAML, or of a newer format.
+        UserError: it cannot be read, is not YAML, or has a newer format.
     """
     content = read_yaml(folder / CONFIG)
     number = content.pop("format", 0)

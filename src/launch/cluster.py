@@ -256,7 +256,7 @@ def _devices(options: Namespace) -> tuple[tuple[str, ...], ...]:
     """The ids of each machine's devices in the rank table, ordered by rank. Empty without a table.
 
     Raises:
-        UserError: the file cannot be read, is no rank table, or describes another run.
+        UserError: the file cannot be read, is not a rank table, or describes another run.
     """
     if options.rank_table is None:
         return ()

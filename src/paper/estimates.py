@@ -6,7 +6,7 @@ from ..config import Config
 from .runs import FINISHED, Run
 
 # Trained images per second on two busy CPU cores (x86-64 with AVX-512): full precision, binary, binary with noise
-# modules. python benchmarks/training_step.py --network NAME --batch_size 8 --repeats 2 (resnet20: README, Performance)
+# modules. python benchmarks/training_step.py --network NAME --batch_size 8 --repeats 2
 IMAGES_PER_SECOND = {
     "resnet20": (103.0, 69.0, 47.0),
     "vgg_small": (18.0, 13.0, 10.0),

@@ -77,11 +77,13 @@ def without_latest(path: str) -> str:
 
 def require_no_run(folder: Path) -> None:
     if holds_run(folder):
-        raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --output_dir")
+        raise UserError(
+            f"{folder} already holds a run: continue it with --resume {folder}, or choose another --output_dir"
+        )
 
 
 def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Config:
-    """The config of a run that goes on: its own, but for the keys that may change and the folder, which may have
+    """The config of a resumed run: its own, except for the keys that may change and the folder, which may have
     moved."""
     folder = resolve_link(folder)
     if folder.is_file() and holds_run(folder.parent):

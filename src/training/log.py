@@ -12,7 +12,7 @@ from .. import cli
 
 
 def echo(line: str, stream: TextIO | None = None) -> None:
-    """Print a line above the progress bar, if one is shown. A terminal that is gone is no reason to end a run."""
+    """Print a line above the progress bar, if one is shown. A terminal that is gone does not end a run."""
     stream = stream or sys.stdout
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal handler, while another line is printed
         tqdm.write(line, file=stream)
@@ -23,7 +23,7 @@ class RunLog:
     """Copies what this process prints into a file, as long as the context lasts; progress bars are left out.
 
     What is printed before `open` is kept and written then. The error that ends the context is logged as the CLI prints
-    it, a fault of the program with its traceback. A file that cannot be written is no reason to end a run.
+    it, a fault of the program with its traceback. A file that cannot be written does not end a run.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class RunLog:
 
 
 class _Copied:
-    """A stream whose lines also go to the log. That it can no longer be written is no reason to end a run."""
+    """A stream whose lines also go to the log. If it can no longer be written, the run continues."""
 
     def __init__(self, stream: TextIO, log: RunLog):
         self.stream = stream
