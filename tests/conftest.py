@@ -16,12 +16,26 @@ prepare_environment()
 
 
 def run_in(mode: str):
-    """Set the execution mode, and graph mode afterwards."""
+    """Set the execution mode for one test."""
     import mindspore as ms
 
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     yield mode
-    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.fixture(autouse=True)
+def pynative_mode():
+    """A test that does not ask for a mode runs in PyNative mode, MindSpore's default, whichever tests run before."""
+    yield
+    if "mindspore" in sys.modules:
+        ms = sys.modules["mindspore"]
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture
+def graph_mode():
+    """Run the test in graph mode, for what only a compiled graph has."""
+    yield from run_in("graph")
 
 
 @pytest.fixture(params=["graph", "pynative"])

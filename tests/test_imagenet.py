@@ -12,8 +12,10 @@ from PIL import Image
 from src import cli
 from src.binary import Binarization
 from src.models import create_model
+from src.models.registry import NETWORKS, Network
 from tests.helpers import processes
 from tests.helpers.images import write_tree
+from tests.helpers.networks import small
 
 train = importlib.import_module("train")
 evaluation = importlib.import_module("eval")
@@ -22,13 +24,27 @@ evaluation = importlib.import_module("eval")
 NETWORK = ("--dataset", "imagenet", "--network.name", "resnet20", "--network.binary", "false", "--data.batch_size", 4)
 
 
+@pytest.fixture(scope="module", params=["small", pytest.param("resnet20", marks=pytest.mark.slow)])
+def program(request):
+    """Gives the words before a program's own; this process knows the network, too."""
+    if request.param == "resnet20":
+        yield ()
+    else:
+        NETWORKS["small"] = Network(small, image_size=32, size_multiple=1, num_classes=10)
+        yield ("tests/helpers/small_network.py",)
+        del NETWORKS["small"]
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(program, tmp_path_factory):
     """A folder with a tree of which one image in training is broken, and the run that train.py made of it."""
     folder = tmp_path_factory.mktemp("run")
     tree = write_tree(folder / "tree", train=12, test=8)
     (tree / "train/class1/0005.JPEG").write_bytes(b"no image")
-    done = processes.run("train.py", *NETWORK, "--data_path", "tree", "--epochs", 1, "--output_dir", "run", cwd=folder)
+    options = (*NETWORK, *(("--network.name", "small") if program else ()))
+    done = processes.run(
+        *program, "train.py", *options, "--data_path", "tree", "--epochs", 1, "--output_dir", "run", cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     assert "1 undecodable images replaced" in done.stdout
     return folder
@@ -127,9 +143,17 @@ def test_check_data_names_broken_images_before_training(trained, capsys, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_export_describes_its_preprocessing(trained):
+def test_an_export_describes_its_preprocessing(program, trained):
     done = processes.run(
-        "export.py", "--checkpoint", "run/best.ckpt", "--file_format", "MINDIR", "--output", "net", cwd=trained
+        *program,
+        "export.py",
+        "--checkpoint",
+        "run/best.ckpt",
+        "--file_format",
+        "MINDIR",
+        "--output",
+        "net",
+        cwd=trained,
     )
     assert done.returncode == 0, done.stderr
     assert "500 images compared" in done.stdout

@@ -54,11 +54,7 @@ def test_every_network_takes_a_step(name):
     before = network.linear.weight.asnumpy().copy()
     images = np.random.default_rng(0).normal(size=(2, 3, size, size)).astype(np.float32)
     step = TrainStep(network, nn.CrossEntropyLoss(), optimizer).set_train()
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    try:
-        loss, norm, finite = step(Tensor(images), Tensor([0, 1], ms.int32))
-    finally:
-        ms.set_context(mode=ms.GRAPH_MODE)
+    loss, norm, finite = step(Tensor(images), Tensor([0, 1], ms.int32))
     assert bool(finite.asnumpy()) and math.isfinite(float(loss.asnumpy())) and float(norm.asnumpy()) > 0
     assert (network.linear.weight.asnumpy() != before).any()
 

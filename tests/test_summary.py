@@ -192,7 +192,7 @@ def test_no_hook_is_left_behind(monkeypatch):
     checks.run(network, np.zeros((1, 3, 32, 32), np.float32))
 
 
-def test_the_command_prints_the_layers_and_the_totals(capsys):
+def test_the_command_prints_the_layers_and_the_totals(graph_mode, capsys):
     assert cli.run(summary.main, ["resnet20"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == "layer kind output 1-bit 32-bit KiB binary MACs full MACs".split()
@@ -205,7 +205,7 @@ def test_the_command_prints_the_layers_and_the_totals(capsys):
         "MACs        40,551,040, binary 98.91%",
         "OPs         1,069,696 (full MACs + binary MACs / 64), ratio to fp32 37.9",
     ]
-    assert ms.get_context("mode") == ms.GRAPH_MODE
+    assert ms.get_context("mode") == ms.GRAPH_MODE, "the mode is what it was before"
 
 
 def test_the_command_knows_the_classes_of_imagenet(capsys):

@@ -33,12 +33,14 @@ SMALL = (
     *("--config", processes.ROOT / "configs/digits.yaml"),
     *("--network.binary", "false", "--data.batch_size", 8, "--steps_per_epoch", 2),
 )
+# The slow tests run train.py with ResNet-20, the others with a network that compiles faster.
+TRAIN, TRAIN_SMALL = ("train.py",), ("tests/helpers/small_network.py", "train.py", "--network.name", "small")
 
 
-def run_within(limit: tuple[int, int], *arguments, cwd: Path) -> subprocess.CompletedProcess:
+def run_within(limit: tuple[int, int], *arguments, cwd: Path, program=TRAIN) -> subprocess.CompletedProcess:
     """train.py as a process under a limit of `resource`."""
     return subprocess.run(
-        processes.command("train.py", *arguments),
+        processes.command(*program, *arguments),
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -57,9 +59,12 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_is_not(tmp_path
     kills.survive(tmp_path, kills=5, seed=int(time.time()))
 
 
-def test_a_moved_run_with_a_damaged_last_checkpoint_continues_from_the_one_before(tmp_path):
+@pytest.mark.parametrize(
+    "program", [TRAIN_SMALL, pytest.param(TRAIN, marks=pytest.mark.slow)], ids=["small", "resnet20"]
+)
+def test_a_moved_run_with_a_damaged_last_checkpoint_continues_from_the_one_before(tmp_path, program):
     first, moved = tmp_path / "first", tmp_path / "mövéd run"
-    process = processes.start("train.py", *SMALL, "--epochs", 3, "--output_dir", first, cwd=tmp_path)
+    process = processes.start(*program, *SMALL, "--epochs", 3, "--output_dir", first, cwd=tmp_path)
     processes.wait_for((first / "epoch_0001.ckpt").exists, process)
     process.kill()
     process.communicate()
@@ -71,7 +76,7 @@ def test_a_moved_run_with_a_damaged_last_checkpoint_continues_from_the_one_befor
     last.write_bytes(content)
     (moved / ".last.ckpt.partial.tmp").write_bytes(b"of a run that was killed while it wrote")
 
-    done = processes.run("train.py", "--resume", moved, cwd=tmp_path)
+    done = processes.run(*program[:2], "--resume", moved, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"warning: {last} is truncated or damaged: its checksum does not fit its content; continuing" in done.stderr
     assert [row["epoch"] for row in kills.metrics(moved)] == ["1", "2", "3"]
@@ -114,8 +119,14 @@ def test_a_folder_without_a_whole_checkpoint_is_refused_with_every_reason(tmp_pa
         checkpoints.newest(tmp_path)
 
 
-def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path):
-    done = run_within((resource.RLIMIT_FSIZE, 2**20), *SMALL, "--epochs", 1, "--output_dir", "run", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("program", "limit"),
+    [(TRAIN_SMALL, 12_000), pytest.param(TRAIN, 2**20, marks=pytest.mark.slow)],
+    ids=["small", "resnet20"],
+)
+def test_a_full_disk_ends_the_run_in_one_sentence(tmp_path, program, limit):
+    options = ("--epochs", 1, "--output_dir", "run")
+    done = run_within((resource.RLIMIT_FSIZE, limit), *SMALL, *options, cwd=tmp_path, program=program)
     assert done.returncode == 2
     assert last_line(done).startswith("error: cannot write run/best.ckpt: File too large; fix that and start again")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "versions.txt", "log.txt"}

@@ -22,6 +22,7 @@ SMALL_RUN = (
     "--data.num_parallel_workers",
     2,
 )
+SMALL_PROGRAM = ("tests/helpers/small_network.py", "train.py")
 TIMES = {"seconds", "images_per_second"}
 
 
@@ -72,9 +73,8 @@ def assert_same_run(interrupted: Path, whole: Path) -> None:
 
 
 def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(tmp_path):
-    program = ("tests/helpers/small_network.py", "train.py")
     options = ("--epochs", 1, "--network.name", "small")
-    interrupted, whole = interrupted_and_whole(tmp_path, *options, program=program)
+    interrupted, whole = interrupted_and_whole(tmp_path, *options, program=SMALL_PROGRAM)
     assert_same_run(interrupted, whole)
     assert [row["epoch"] for row in metrics(whole)] == ["1"]
     assert metrics(whole)[-1]["n"] == "18.0"
@@ -93,7 +93,9 @@ def test_the_same_with_the_whole_resnet20_and_adam(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     done = processes.run(
-        "train.py",
+        *SMALL_PROGRAM,
+        "--network.name",
+        "small",
         "--config",
         processes.ROOT / "configs/digits.yaml",
         "--network.binary",

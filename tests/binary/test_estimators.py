@@ -125,7 +125,7 @@ def test_gradient_at_each_moment_of_training(any_mode, name, state):
     np.testing.assert_allclose(got, DERIVATIVES[name](t, state), rtol=1e-5, atol=1e-5)
 
 
-def test_a_changed_state_compiles_nothing_anew():
+def test_a_changed_state_compiles_nothing_anew(graph_mode):
     """The value is an input: as a Python number each change would compile another graph."""
     cell = AtState("ede")
     for state in (0.1, 1, 10):

@@ -48,7 +48,7 @@ def test_closed_form_is_the_sum_of_cosines(mode, omega, every_n):
         assert error <= 1e-6 * oracles.peak(n, omega), n
 
 
-def test_one_graph_serves_every_n():
+def test_one_graph_serves_every_n(graph_mode):
     """n is an input of the graph, not a constant in it: so neither the number of operations depends on it."""
     cell = Derivative(0.1)
     t = Tensor(np.linspace(-3, 3, 7).astype(np.float32))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
@@ -62,13 +63,37 @@ STOCK_ONNX = {
 }
 
 
+@dataclass(frozen=True)
+class Case:
+    """A network to export. `flips`: images that hold enough values near 0 for a sign to flip within 1e-3 of 0."""
+
+    name: str
+    program: tuple[str, ...]
+    layers: int  # binary ones
+    before_last_sign: str  # a parameter of the batch norm whose output the last sign takes
+    images: int  # among so many, two have a value within rounding of 0
+    flips: int
+
+
+SMALL = Case("small", ("tests/helpers/small_network.py", "export.py"), 2, "layer1.bn1.beta", 2000, 50)
+RESNET20 = Case("resnet20", ("export.py",), 18, "layer3.2.bn1.beta", 100, 2)
+
+
+@pytest.fixture(
+    scope="module", params=[SMALL, pytest.param(RESNET20, marks=pytest.mark.slow)], ids=lambda case: case.name
+)
+def case(request) -> Case:
+    """Exporting a whole ResNet-20 is slow."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
+def exported(case, tmp_path_factory) -> Path:
     """A folder with a training checkpoint, noise modules and optimizer state in it, and what export.py made of it."""
     folder = tmp_path_factory.mktemp("export") / "ä b"
     folder.mkdir()
-    network = lively_network()
-    config = load_config(overrides={"data.name": "digits"}).model_dump()
+    network = lively_network(case.name)
+    config = load_config(overrides={"data.name": "digits", "network.name": case.name}).model_dump()
     checkpoints.save(
         folder / "last.ckpt",
         network,
@@ -78,25 +103,25 @@ def exported(tmp_path_factory) -> Path:
         None,
         {},
     )
-    done = processes.run("export.py", "--checkpoint", "last.ckpt", "--output", "out/net", cwd=folder)
+    done = processes.run(*case.program, "--checkpoint", "last.ckpt", "--output", "out/net", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("500 images compared") == 2
     return folder
 
 
 @pytest.fixture(scope="module")
-def network(exported):
-    frozen = lively_network()
+def network(case, exported):
+    frozen = lively_network(case.name)
     checkpoints.load_network(frozen, exported / "last.ckpt")
     return freeze(frozen)
 
 
 @pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(5).normal(size=(500, 3, 32, 32)).astype(np.float32)
+def images(case):
+    return np.random.default_rng(5).normal(size=(case.images, 3, 32, 32)).astype(np.float32)
 
 
-def test_mindir_holds_stock_primitives_and_constant_binary_weights(exported):
+def test_mindir_holds_stock_primitives_and_constant_binary_weights(exported, case):
     model = ModelProto()
     model.ParseFromString((exported / "out/net.mindir").read_bytes())
     primitives = {primitive.op_type for primitive in model.primitives}
@@ -107,10 +132,10 @@ def test_mindir_holds_stock_primitives_and_constant_binary_weights(exported):
         for parameter in model.graph.parameter
     }
     binary = [weight for name, weight in weights.items() if ".conv" in name and name.endswith(".weight")]
-    assert len(binary) == 18 and all((np.abs(weight) == 1).all() for weight in binary)
+    assert len(binary) == case.layers and all((np.abs(weight) == 1).all() for weight in binary)
 
 
-def test_onnx_holds_stock_operators_and_constant_binary_weights(exported):
+def test_onnx_holds_stock_operators_and_constant_binary_weights(exported, case):
     model = onnx.load(str(exported / "out/net.onnx"))
     assert {node.op_type for node in model.graph.node} <= STOCK_ONNX
     assert {node.domain for node in model.graph.node} == {""}
@@ -121,7 +146,7 @@ def test_onnx_holds_stock_operators_and_constant_binary_weights(exported):
         for name, weight in weights.items()
         if name.startswith("layer") and name.endswith((".conv1.weight", ".conv2.weight"))
     ]
-    assert len(binary) == 18 and all((np.abs(weight) == 1).all() for weight in binary)
+    assert len(binary) == case.layers and all((np.abs(weight) == 1).all() for weight in binary)
 
 
 def test_both_take_any_batch_size_and_give_the_networks_logits(exported, network):
@@ -183,41 +208,39 @@ def runtime_that_rounds_otherwise(network: nn.Cell, bound: float) -> ExportedMod
 
     def logits(batch):
         values.clear()
-        ms.set_context(mode=ms.PYNATIVE_MODE)
-        result = other(ms.Tensor(batch)).asnumpy()
-        ms.set_context(mode=ms.GRAPH_MODE)
-        return result
+        return other(ms.Tensor(batch)).asnumpy()
 
     return ExportedModel(logits, lambda batch: [logits(batch), list(values)][1])
 
 
-def test_a_sign_flipped_within_rounding_of_0_is_explained(network, images):
+def test_a_sign_flipped_within_rounding_of_0_is_explained(network, images, case):
     exact = runtime_that_rounds_otherwise(network, 0.0)
     closest = []  # of each image, the distance from 0 of its nearest value that is not 0
-    for start in range(0, 100, 50):
+    for start in range(0, case.images, 50):
         distances = [np.abs(values).reshape(50, -1) for values in exact.values_before_signs(images[start : start + 50])]
         closest.extend(np.min([np.where(d > 0, d, np.inf).min(1) for d in distances], 0))
     bound = float(np.sort(closest)[1]) * 1.001  # two images have a value within it
     assert 0 < bound < 5e-6
-    result = compare(network, runtime_that_rounds_otherwise(network, bound), images[:100], 50)
-    assert 1 <= result.explained <= 2 and result.images == 100
+    result = compare(network, runtime_that_rounds_otherwise(network, bound), images, 50)
+    assert 1 <= result.explained <= 2 and result.images == case.images
     assert result.largest_difference < 1e-4
 
 
-def test_a_sign_flipped_further_out_is_not_explained(network, images, monkeypatch):
+def test_a_sign_flipped_further_out_is_not_explained(network, images, case, monkeypatch):
     monkeypatch.setattr(verification, "MAX_SHARE", 1.0)
     with pytest.raises(UserError, match="sign .* flips at .*, beyond rounding of 0"):
-        compare(network, runtime_that_rounds_otherwise(network, 1e-3), images[:2], 2)
+        compare(network, runtime_that_rounds_otherwise(network, 1e-3), images[: case.flips], case.flips)
 
 
-def test_a_file_that_is_another_network_is_refused(exported, network, images, tmp_path, monkeypatch):
+def test_a_file_that_is_another_network_is_refused(exported, network, images, case, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="100 of 100 images differ .* the exported file is not this network"):
         compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, "linear.bias", 1e-2)), images[:100], 100)
     monkeypatch.setattr(verification, "MAX_SHARE", 1.0)  # past the count, each image must be explained
     with pytest.raises(UserError, match="the logits differ by .* given the same signs"):
         compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, "linear.bias", 1e-2)), images[:2], 2)
-    with pytest.raises(UserError, match="before sign 18 differ by .* given the same signs|beyond rounding of 0"):
-        compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, "layer3.2.bn1.beta", 0.1)), images[:10], 10)
+    differs = f"before sign {case.layers} differ by .* given the same signs|beyond rounding of 0"
+    with pytest.raises(UserError, match=differs):
+        compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, case.before_last_sign, 0.1)), images[:10], 10)
 
 
 @pytest.mark.slow  # each exports in a separate process

@@ -28,10 +28,16 @@ def small(num_classes: int, in_channels: int, binarization: Binarization) -> Sma
     return Small(num_classes, in_channels, binarization)
 
 
+def create(name: str, **options) -> nn.Cell:
+    """The network of this name with 10 classes, which may be "small", and these options of `Binarization`."""
+    binarization = Binarization(**options)
+    return small(10, 3, binarization) if name == "small" else create_model(name, binarization=binarization)
+
+
 def lively_network(name: str = "resnet20", **options) -> nn.Cell:
     """A network with these options of `Binarization`; its statistics and signs of gamma are not a fresh one's."""
     ms.set_seed(0)
-    network = create_model(name, binarization=Binarization(**options))
+    network = create(name, **options)
     generator = np.random.default_rng(0)
     draws = {
         "gamma": lambda shape: generator.normal(0.2, 1, shape),  # negative ones among them

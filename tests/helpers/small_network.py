@@ -1,5 +1,7 @@
 """Run a program of the project with one more network, `small`, which compiles much faster than ResNet-20.
 
+The processes in which export.py does its work know the network, too.
+
 usage: python tests/helpers/small_network.py PROGRAM ARGUMENTS..., for example train.py --network.name small
 """
 
@@ -14,9 +16,12 @@ from src.runtime import prepare_environment  # noqa: E402
 
 prepare_environment()
 
+from src.deploy import export_process  # noqa: E402
 from src.models.registry import register  # noqa: E402
 from tests.helpers.networks import small  # noqa: E402
 
 register(image_size=32, size_multiple=1, num_classes=10)(small)
-sys.argv = sys.argv[1:]
-runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+if __name__ == "__main__":
+    export_process.START = export_process.START.replace("runpy.run", "import tests.helpers.small_network; runpy.run")
+    sys.argv = sys.argv[1:]
+    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")

@@ -103,7 +103,6 @@ def test_logits_against_numpy(binary, execution):
     put(network, weights)
     ms.set_context(mode=execution)
     got = network(Tensor(x)).asnumpy()
-    ms.set_context(mode=ms.GRAPH_MODE)
     clear = oracle.margin > 3e-6  # in the others a float32 rounding may decide a sign
     assert clear.sum() >= 2
     scale = np.abs(expected).max()

@@ -23,14 +23,6 @@ from tests.helpers import processes
 from tests.helpers.experiments import BATCH, CLASSES, batches, tiny_experiment
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Nothing is compiled for each trainer."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
-
-
 @pytest.fixture(autouse=True)
 def handlers():
     """Signal handlers are as before after the test."""

@@ -17,10 +17,7 @@ from src.training.step import TrainStep, results
 from src.training.trainer import Callback, Diverged, Trainer
 from tests.training.test_step import LABELS, Small, images, make, weights, with_infinity
 
-
-@pytest.fixture(autouse=True)
-def graph_mode() -> None:
-    ms.set_context(mode=ms.GRAPH_MODE)  # there is no other with data sinking
+pytestmark = pytest.mark.usefixtures("graph_mode")  # there is no other with data sinking
 
 
 GOOD, BAD = images, lambda seed: with_infinity()

@@ -82,7 +82,7 @@ def test_loss_norm_and_update_against_numpy(mode):
     np.testing.assert_allclose(after["dense.bias"], -0.1 * by_bias, rtol=1e-5)
 
 
-def test_one_compilation_for_all_steps():
+def test_one_compilation_for_all_steps(graph_mode):
     """`compile_cache` of a Cell holds the phases for which it was compiled; a batch of another size adds one."""
     step = make(Small(noise=False))
     for seed in range(4):
@@ -140,7 +140,7 @@ def test_a_fixed_scale_skips_an_overflow_and_stays(any_mode):
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-def test_the_scale_doubles_after_its_window_of_good_steps():
+def test_the_scale_doubles_after_its_window_of_good_steps(any_mode):
     step = make(Small(noise=False), amp.DynamicLossScaler(8, 2, 3))
     scales = []
     for seed in range(3):
@@ -149,7 +149,16 @@ def test_the_scale_doubles_after_its_window_of_good_steps():
     assert scales == [8, 8, 16]
 
 
-@pytest.mark.parametrize("level", ["O2", "O3"])
+@pytest.mark.parametrize(
+    ("mode", "level"),
+    [
+        ("graph", "O2"),
+        pytest.param("graph", "O3", marks=pytest.mark.slow),
+        ("pynative", "O2"),
+        ("pynative", "O3"),
+    ],
+    indirect=["mode"],
+)
 def test_mixed_precision_takes_nearly_the_same_step(mode, level):
     ms.set_seed(1)
     full = make(Small())

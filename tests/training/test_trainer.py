@@ -1,6 +1,5 @@
 """The loop, on a network that trains in a moment: its moments, what it saves, and what ends it."""
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -12,14 +11,6 @@ from src.training.trainer import Callback, Diverged, Stopped, Trainer
 from tests.helpers.experiments import tiny_experiment
 
 MOMENTS = [name for name in vars(Callback) if name.startswith("on_")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Nothing is compiled for each trainer."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=ms.GRAPH_MODE)
 
 
 class Recorder(Callback):
