@@ -84,7 +84,9 @@ def test_a_worker_that_refuses_its_input_is_quoted(tmp_path, capfd, monkeypatch)
     assert capfd.readouterr().err == f"error: {expected}; see {tmp_path}/worker_1.log\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_reaches_every_worker_once(number, code, tmp_path, monkeypatch, capfd):
     supervisor = fake_run(
         tmp_path,

@@ -155,9 +155,12 @@ def test_a_run_that_outlived_its_command_is_waited_for(stand_in, tmp_path, capsy
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda run: (run / "config.yaml").unlink(),
+        pytest.param(lambda run: (run / "config.yaml").unlink(), marks=pytest.mark.slow),
         lambda run: (run / "config.yaml").write_text("seed: [1"),
-        lambda run: (shutil.rmtree(run), run.with_suffix(".log").unlink(), run.with_suffix(".log").mkdir()),
+        pytest.param(
+            lambda run: (shutil.rmtree(run), run.with_suffix(".log").unlink(), run.with_suffix(".log").mkdir()),
+            marks=pytest.mark.slow,
+        ),
         lambda run: (shutil.rmtree(run.parent), run.parent.write_text("a file")),
     ],
     ids=["no config", "broken config", "log is a folder", "folder is a file"],
@@ -172,7 +175,15 @@ def test_a_damaged_run_does_not_lose_the_others(stand_in, tmp_path, damage, caps
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "nothing\n1\n", "epoch,train_loss,test_top5,test_top1\n1,0.5\n", "\0\0"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("", marks=pytest.mark.slow),
+        pytest.param("nothing\n1\n", marks=pytest.mark.slow),
+        "epoch,train_loss,test_top5,test_top1\n1,0.5\n",
+        "\0\0",
+    ],
+)
 def test_a_damaged_table_of_metrics_is_made_again_by_going_on(stand_in, tmp_path, content):
     output = tmp_path / "out"
     call(output)
