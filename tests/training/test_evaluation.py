@@ -100,7 +100,7 @@ def test_every_image_counts_whatever_the_batch(mode, size):
     np.testing.assert_array_equal(result.per_class, expected.per_class)
 
 
-def test_a_smaller_last_batch_compiles_nothing_new():
+def test_a_smaller_last_batch_compiles_nothing_new(graph_mode):
     network = Shifted()
     generator = np.random.default_rng(0)
     evaluate(network, batches(generator.normal(size=(11, CLASSES)), generator.integers(0, CLASSES, 11), 4), CLASSES)
