@@ -180,13 +180,15 @@ def test_evaluation_at_a_size_that_the_network_does_not_take_is_refused(capsys, 
     assert "vgg_small takes only 32x32, but images of digits are 64x64" in message
 
 
-def test_a_foreign_checkpoint_takes_the_folders_classes(trained, capsys, tmp_path):
+def test_a_foreign_checkpoint_takes_the_folders_classes(program, trained, capsys, tmp_path):
+    name = "small" if program else "resnet20"
     ms.save_checkpoint(
-        create_model("resnet20", num_classes=4, binarization=Binarization.full_precision()),
+        create_model(name, num_classes=4, binarization=Binarization.full_precision()),
         str(tmp_path / "foreign.ckpt"),
     )
     Image.new("RGB", (50, 300)).save(trained / "tree/val/class0/narrow.JPEG")
-    argv = ["--checkpoint", tmp_path / "foreign.ckpt", *NETWORK, "--data_path", trained / "tree"]
+    network = (*NETWORK, "--network.name", name)
+    argv = ["--checkpoint", tmp_path / "foreign.ckpt", *network, "--data_path", trained / "tree"]
     assert cli.run(evaluation.main, [str(argument) for argument in argv]) == 0
     assert "9 test images of imagenet" in capsys.readouterr().out
     (trained / "tree/val/class0/narrow.JPEG").unlink()

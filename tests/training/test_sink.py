@@ -113,7 +113,13 @@ def test_so_they_do_once_a_gradient_is_no_number():
     np.testing.assert_array_equal(network.w.asnumpy(), weight)
 
 
-@pytest.mark.parametrize("kinds", [(GOOD, BAD, GOOD), (BAD, BAD, GOOD)], ids=["an overflow", "no scale helps"])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param((GOOD, BAD, GOOD), id="an overflow", marks=pytest.mark.slow),
+        pytest.param((BAD, BAD, GOOD), id="no scale helps"),
+    ],
+)
 def test_an_overflow_is_skipped_as_long_as_the_scale_can_fall(kinds):
     """From 4, the first overflow leaves a scale of 2, the second of 1, which is no longer a scale."""
     host, step = twice(lambda: Small(noise=False), lambda: amp.DynamicLossScaler(4, 2, 1000))
