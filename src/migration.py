@@ -11,13 +11,16 @@ an effect only on cosine_decay.
 In format 1 the number comes first in a file, and the optimizer's entries in a checkpoint end in `@optimizer`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = 1
 # Config keys that had another name before; a user's own file is told the new one.
@@ -69,6 +72,8 @@ def migrate_arrays(config: Mapping[str, Any], arrays: dict[str, np.ndarray], num
     AlexNet's first convolution had no bias in format 0: it is 0, and so is what the optimizer keeps of it.
     """
     if number == 0 and config["network"]["name"] == "alexnet":
+        import numpy as np  # not at the top: its threads would start before runtime.deliver_interrupts is called
+
         for name, value in list(arrays.items()):
             prefix = name.removesuffix("conv1.weight")
             if name.endswith("conv1.weight") and prefix.count(".") <= 1:

@@ -195,8 +195,8 @@ def flip(content: bytes, position: int) -> bytes:
         (lambda content: content[:-1], "is a truncated checkpoint"),
         (lambda content: flip(content, len(content) // 2), "is truncated or damaged: its checksum does not fit"),
         (lambda content: flip(content, 3), "is truncated or damaged: its checksum does not fit"),
-        (lambda content: b"no checkpoint at all\n" * 200, "no MindSpore checkpoint"),
-        (lambda content: bytes(4096), "no MindSpore checkpoint"),
+        (lambda content: b"no checkpoint at all\n" * 200, "is not a MindSpore checkpoint"),
+        (lambda content: bytes(4096), "is not a MindSpore checkpoint"),
     ],
     ids=["empty", "start alone", "half", "last byte gone", "a bit flipped", "first bytes", "text", "zeros"],
 )

@@ -1,12 +1,14 @@
-"""The versions and settings that a run records."""
+"""The versions and settings that a run records, and the signals of its process."""
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from src.runtime import git_commit
+from tests.helpers.processes import ROOT
 
 
 def git(folder: Path, *words: str) -> str:
@@ -34,3 +36,10 @@ def test_the_commit_is_that_of_a_repository_of_our_own(tmp_path, monkeypatch):
     assert git_commit(tmp_path / "src") == "unknown"  # installed inside a repository of somebody else
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_commit(tmp_path) == "unknown"  # without git
+
+
+def test_no_thread_has_started_when_interrupts_are_set_up():
+    """A thread that started before would take Ctrl-C for MindSpore's handler, which makes SIGTERM of it."""
+    program = "import psutil, train; print(psutil.Process().num_threads())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
