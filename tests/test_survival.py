@@ -115,7 +115,7 @@ def test_an_epoch_that_was_not_kept_is_refused(tmp_path, capsys):
 def test_a_folder_without_a_whole_checkpoint_is_refused_with_every_reason(tmp_path):
     for name in ("last.ckpt", "epoch_0002.ckpt"):
         (tmp_path / name).write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"can be resumed: .*last\.ckpt is no .*; .*epoch_0002\.ckpt is no "):
+    with pytest.raises(UserError, match=r"can be resumed: .*last\.ckpt is not .*; .*epoch_0002\.ckpt is not "):
         checkpoints.newest(tmp_path)
 
 

@@ -94,9 +94,8 @@ def test_parameters_and_epsilon_are_those_of_the_layout(network, baseline):
     assert [cell.eps for cell in batch_norms] == [1e-4] * 6
 
 
-@pytest.mark.parametrize(
-    "execution", [pytest.param(ms.GRAPH_MODE, marks=pytest.mark.slow), ms.PYNATIVE_MODE], ids=["graph", "pynative"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
 def test_binary_logits_against_numpy(network, weights, execution):
     x = np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32)
     checks.assert_logits(network, Oracle(weights, binary=True), x, execution)

@@ -152,7 +152,7 @@ def test_the_scale_doubles_after_its_window_of_good_steps(any_mode):
 @pytest.mark.parametrize(
     ("mode", "level"),
     [
-        ("graph", "O2"),
+        pytest.param("graph", "O2", marks=pytest.mark.slow),
         pytest.param("graph", "O3", marks=pytest.mark.slow),
         ("pynative", "O2"),
         ("pynative", "O3"),
