@@ -29,7 +29,6 @@ NOT_RUN = (
     ("--from_epoch 120", "", 2, "--from_epoch is 120, but"),
     ("scripts/quickstart.sh", None, None, None),
     ("scripts/run_tests.sh", None, None, None),
-    ("tests/soak", None, None, None),
     ("benchmarks/", None, None, None),  # tests/test_benchmarks.py runs them
 )
 
@@ -143,3 +142,14 @@ def test_a_documented_command_runs(command, workplace):
     output = run(workplace, f"{text} {appended}", code)
     if words:
         assert words in output
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 230
+
+
+@pytest.mark.slow
+def test_the_program_of_the_readme_runs(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env=environment(), check=True)
