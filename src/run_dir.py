@@ -28,8 +28,8 @@ CURVES = "curves.png"
 VERSIONS = "versions.txt"
 LOG = "log.txt"  # what was printed
 CHOSEN_ON = "chosen_on"  # column of METRICS: which images choose BEST, "test" or "holdout"; the others hold numbers
-ALWAYS = ("epoch", "train_loss")  # columns of METRICS with a number in every row
-IF_EVALUATED = ("test_top1", "test_top5")  # empty if the epoch was not evaluated
+# Columns that METRICS always has. Empty: the loss if every step overflowed, the others if the epoch was not evaluated.
+COLUMNS = ("epoch", "train_loss", "test_top1", "test_top5")
 
 
 def make_run_dir(network: str, dataset: str) -> Path:
@@ -88,7 +88,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     out.
 
     Raises:
-        UserError: a cell is missing or not a number, or a column of `ALWAYS` or `IF_EVALUATED` is missing.
+        UserError: a cell is missing or not a number, an epoch has no number, or one of `COLUMNS` is missing.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -102,8 +102,8 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     except (OSError, ValueError, TypeError) as error:  # TypeError: a cell too few or too many
         raise UserError(f"{path} is damaged: a cell is not a number") from error
     for row in rows:
-        if not all(math.isfinite(row.get(name, math.nan)) for name in ALWAYS) or not row.keys() >= set(IF_EVALUATED):
-            raise UserError(f"{path} is damaged: a row lacks one of {', '.join(ALWAYS + IF_EVALUATED)}")
+        if not row.keys() >= set(COLUMNS) or not math.isfinite(row["epoch"]):
+            raise UserError(f"{path} is damaged: a row lacks one of {', '.join(COLUMNS)}")
     return rows
 
 

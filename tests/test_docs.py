@@ -64,7 +64,7 @@ def run_program(folder: Path, *blocks: str) -> str:
         env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=processes.PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -101,7 +101,7 @@ def test_the_network_of_the_page_trains_by_train_py(tmp_path):
         cwd=copy,
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=processes.PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert (copy / "run/last.ckpt").exists()

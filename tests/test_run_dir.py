@@ -144,13 +144,19 @@ def test_an_epoch_without_evaluation_has_empty_cells(tmp_path):
     assert second == {"epoch": 2, "train_loss": 0.4, "test_top1": 0.7, "test_top5": 0.9}
 
 
+def test_an_epoch_in_which_every_step_overflowed_has_no_loss(tmp_path):
+    (tmp_path / METRICS).write_text(f"{HEADER}1,,test,0.1,0.5\n")
+    (row,) = read_metrics(tmp_path)
+    assert math.isnan(row["train_loss"]) and row["test_top1"] == 0.1
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "nothing\n1\n",
         f"{HEADER}1,0.5\n",
         f"{HEADER}1,0.5,test,0.7,0.9,8\n",
-        f"{HEADER}1,,test,0.7,0.9\n",
+        f"{HEADER},0.5,test,0.7,0.9\n",
         f"{HEADER}1,0.5,test,high,0.9\n",
         "epoch,train_loss\n1,0.5\n",
     ],

@@ -1,7 +1,6 @@
 """The training loop: epochs, steps, and calls of callbacks."""
 
 import json
-import math
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Parameter
+from mindspore import Parameter, amp
 from pydantic import TypeAdapter, ValidationError
 
 from .. import checkpoints
@@ -243,6 +242,7 @@ class Trainer:
         self._average()
         self._require_the_same_state(f"after epoch {progress.epoch + 1}")
         self._require_finite()
+        self._require_applied_steps()
         metrics = self._metrics()
         self._each("on_epoch_trained", metrics)
         progress.history.append(metrics)
@@ -304,6 +304,16 @@ class Trainer:
         bad = next((place for place, value in enumerate(state, 1) if not np.isfinite(value.asnumpy()).all()), 0)
         if place := int(self.collectives.gather([bad]).max()):
             raise Diverged(self._divergence(f"{state[place - 1].name}", self.progress.step))
+
+    def _require_applied_steps(self) -> None:
+        """Raise Diverged if every step of the epoch overflowed with a fixed loss scale: none ever would fit. A dynamic
+        one falls with each overflow, and at 1 the next is refused."""
+        steps, fixed = self.experiment.steps_per_epoch, isinstance(self.experiment.scaler, amp.StaticLossScaler)
+        if fixed and self.progress.skipped == steps:
+            raise Diverged(
+                f"all {steps} steps of epoch {self.progress.epoch + 1} overflowed, so nothing was learned: lower "
+                f"amp.loss_scale, which is {self.experiment.config.amp.loss_scale}, or make it dynamic"
+            )
 
     def _save(self, moment: str, *arguments) -> None:
         """Let the callbacks of worker 0 write files, while the others wait."""
@@ -387,8 +397,8 @@ class Trainer:
             "epoch": progress.epoch + 1,
             "step": (progress.epoch + 1) * self.experiment.steps_per_epoch,
             **scheduled,
-            "train_loss": progress.loss_sum / applied if applied else math.nan,
-            "gradient_norm": progress.grad_norm_sum / applied if applied else math.nan,
+            "train_loss": progress.loss_sum / applied if applied else None,
+            "gradient_norm": progress.grad_norm_sum / applied if applied else None,
             "skipped": progress.skipped,
         }
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from src.data import open_dataset
+from src.data.folder import Buffers
 from src.errors import UserError
 from tests.helpers.images import write_tree
 
@@ -320,3 +321,17 @@ def test_the_pipeline_for_a_device_gives_the_batches_of_training_but_no_count(tr
     for (images, _), wanted in zip(rows, expected, strict=True):
         np.testing.assert_array_equal(images.asnumpy(), wanted)
     assert data.replaced is None
+
+
+def test_the_memory_of_a_batch_is_used_again_once_no_view_of_it_is_left():
+    buffers = Buffers()
+    first = buffers.take((2, 3))
+    first[:] = 1
+    view = first[1]
+    del first
+    second = buffers.take((2, 3))
+    second[:] = 2
+    np.testing.assert_array_equal(view, np.ones(3))
+    place = second.ctypes.data
+    del second
+    assert buffers.take((3, 2)).ctypes.data == place

@@ -15,10 +15,11 @@ import pytest
 
 from src import cli
 from src.paper import __main__ as paper
-from src.paper import runs
+from src.paper import plots, runs
 from tests.helpers import processes
 
 ON_DIGITS = ("--dataset", "digits", "--data.batch_size", "32", "--epochs", "2")
+DRAW = plots.draw
 TABLE2 = ["cifar10_resnet20_dorefa", "cifar10_resnet20_fda_no_noise", "cifar10_resnet20_fda"]
 
 
@@ -32,6 +33,7 @@ def stand_in(tmp_path, monkeypatch):
     (root / "root.json").write_text(json.dumps(str(processes.ROOT)))
     behave(root)
     monkeypatch.setattr(runs, "ROOT", root)
+    monkeypatch.setattr(plots, "draw", lambda *arguments: arguments[-1].touch())  # a second each; one test draws
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield root
     for number, handler in handlers.items():
@@ -59,7 +61,8 @@ def table(output: Path, name: str = "table2") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_executes_every_run_with_every_seed_and_reports_mean_and_spread(stand_in, tmp_path, capsys):
+def test_executes_every_run_with_every_seed_and_reports_mean_and_spread(stand_in, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "draw", DRAW)
     output = tmp_path / "out"
     assert call(output, "--seeds", "2") == 0
     assert calls(stand_in) == [f"{name} seed{seed} new" for seed in (0, 1) for name in TABLE2]

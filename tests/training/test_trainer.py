@@ -1,8 +1,10 @@
 """The loop, on a network that trains in a moment: its moments, what it saves, and what ends it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, amp
 
 from src import checkpoints
 from src.errors import UserError, WriteError
@@ -44,6 +46,22 @@ def weights(trainer: Trainer) -> dict[str, np.ndarray]:
 
 def stop(trainer: Trainer) -> None:
     trainer.stop_signal = 15
+
+
+@pytest.mark.parametrize("scaler", [amp.StaticLossScaler(2**126), amp.DynamicLossScaler(2**126, 2, 1000)])
+def test_an_epoch_in_which_every_step_overflows(tmp_path, scaler):
+    """A fixed scale would overflow for ever; a dynamic one may still fall far enough."""
+    trainer = Trainer(replace(tiny_experiment(tmp_path), scaler=scaler), [])
+    before = weights(trainer)
+    if isinstance(scaler, amp.StaticLossScaler):
+        with pytest.raises(Diverged, match="all 3 steps of epoch 1 overflowed.*lower amp.loss_scale"):
+            trainer.fit()
+    else:
+        trainer.fit()
+        assert [metrics["train_loss"] for metrics in trainer.progress.history] == [None, None]
+        assert [metrics["skipped"] for metrics in trainer.progress.history] == [3, 3]
+    for name, value in weights(trainer).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
 def test_the_moments_come_in_order(tmp_path):
