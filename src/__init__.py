@@ -7,6 +7,8 @@
 Importing this package imports no MindSpore: these names do, when they are first used.
 """
 
+from __future__ import annotations
+
 import importlib
 from typing import Any
 

@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import cli, runtime
-from .errors import UserError
+from . import cli
+
+with cli.explain_missing_packages():
+    from . import runtime
+    from .errors import UserError
 
 if TYPE_CHECKING:  # MindSpore is imported after the arguments are checked
     import mindspore as ms

@@ -55,10 +55,11 @@ def require(condition: bool, name: str, value: Any, allowed: str) -> None:
         raise ValueError(f"{name} is {value!r}, but must be {allowed}")
 
 
-def require_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """ValueError unless `value` is an integer from `least` to `most`. True does not count as an integer."""
-    allowed = f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
-    fits = isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most)
+def require_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
+    """ValueError unless `value` is an integer from `minimum` to `maximum`. True does not count as an integer."""
+    allowed = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    fits = fits and (maximum is None or value <= maximum)
     require(fits, name, value, allowed)
 
 

@@ -11,6 +11,8 @@ them. Exit code: 0 all runs finished; 1 some failed (the report names them, --re
 128 + n stopped by signal n, the current run is saved.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import shlex
@@ -19,14 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import cli, runtime
-from ..errors import UserError
+from .. import cli
 
 with cli.explain_missing_packages():
+    from .. import runtime
+    from ..errors import UserError
     from ..files import make_folder, require_writable
     from . import estimates, report
     from .estimates import DataSize
-    from .runs import BEGUN, FINISHED, Executor, Run, lock_run_dir, plan
+    from .runs import BEGUN, FINISHED, Executor, Run, lock_output_dir, plan
     from .studies import STUDIES, Study
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
@@ -78,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     data = runs[0].config.data.name
     name = arguments.data_name or NAMES.get(data, data)
     made_with = report.budget(runs[0], size.steps, name, arguments.seeds, command)
-    with lock_run_dir(output, lambda sentence: print(sentence, file=sys.stderr, flush=True)) as held:
+    with lock_output_dir(output, lambda sentence: print(sentence, file=sys.stderr, flush=True)) as held:
         return execute(study, runs, size, made_with, output, Executor(held))
 
 

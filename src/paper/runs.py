@@ -143,16 +143,16 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
 
 
 @contextlib.contextmanager
-def lock_run_dir(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
+def lock_output_dir(folder: Path, echo: Callable[[str], None]) -> Iterator[int]:
     """Lock a folder for one command, and give a descriptor: a process that inherits it also holds the lock, until it
-    ends. If another command, or a run left by an earlier command, holds the lock, call `say` and wait."""
+    ends. If another command, or a run left by an earlier command, holds the lock, call `echo` and wait."""
     make_folder(folder)
     with contextlib.ExitStack() as held:
         try:
             try:
                 descriptor = held.enter_context(locked(folder / LOCK, inherited=True))
             except BlockingIOError:
-                say("another command, or a training run that it left, is working in this folder: waiting until it ends")
+                echo("another command, or a training run that it left, is working in this folder: waiting until it ends")
                 descriptor = held.enter_context(locked(folder / LOCK, wait=True, inherited=True))
         except OSError as error:
             raise UserError(f"cannot lock {folder}: {error.strerror}; choose another --output_dir") from error
@@ -167,7 +167,7 @@ class Executor:
     """
 
     def __init__(self, held: int):
-        self.held = held  # the descriptor of `lock_run_dir`
+        self.held = held  # the descriptor of `lock_output_dir`
         self.stopped = 0
         self.process: subprocess.Popen | None = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

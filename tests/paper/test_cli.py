@@ -148,7 +148,7 @@ def test_another_budget_in_the_same_folder_is_refused(stand_in, tmp_path, capsys
 
 def test_a_run_that_outlived_its_command_is_waited_for(stand_in, tmp_path, capsys):
     output = tmp_path / "out"
-    with runs.lock_run_dir(output, print) as held:
+    with runs.lock_output_dir(output, print) as held:
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"], pass_fds=(held,))
     assert call(output) == 0
     assert orphan.poll() == 0

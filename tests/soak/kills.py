@@ -38,7 +38,7 @@ MOMENTS = ("first step", "writing", "any", "any", "any")
 TIMES = {"seconds", "images_per_second"}  # columns that differ between equal runs
 
 
-def survive(folder: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> None:
+def survive(folder: Path, kills: int, seed: int, echo: Callable[[str], None] = print) -> None:
     """Runs the recipe once undisturbed, and as often as `kills` kills need; AssertionError tells what was lost."""
     chance = random.Random(seed)
     started = time.monotonic()
@@ -54,9 +54,9 @@ def survive(folder: Path, kills: int, seed: int, say: Callable[[str], None] = pr
             require_whole_files(run)
             rows = [row["epoch"] for row in metrics(run)]
             end = "killed" if killed else "ended"
-            say(f"run {number}, {moment}: {end}; metrics of epochs {', '.join(rows) or 'none'}")
+            echo(f"run {number}, {moment}: {end}; metrics of epochs {', '.join(rows) or 'none'}")
         require_same(run, folder / "whole")
-        say(f"run {number} ended like the one that was not killed")
+        echo(f"run {number} ended like the one that was not killed")
 
 
 def legs(run: Path, kills: int, latest: float, chance: random.Random) -> Iterator[tuple[str, bool]]:
