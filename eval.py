@@ -69,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
     checkpoint = checkpoints.read(arguments.checkpoint)
     config = load_config(checkpoints.network_config(checkpoint), overrides)
     runtime.start(config.runtime.device_target, config.runtime.mode, config.seed)
+    experiment.check_network(config)  # before looking for data
     data = experiment.build_data(config, splits=("test",))
     num_classes = arguments.num_classes or data.num_classes
     if num_classes < data.num_classes:

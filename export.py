@@ -62,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
             "batch_size": batch_size,
             "output": str(output),
         }
-        if exit_code := run_export_job(request, arguments.traceback):
+        exit_code = run_export_job(request, arguments.traceback)
+        if exit_code:
             return exit_code
     return 0
 

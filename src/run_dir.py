@@ -32,14 +32,19 @@ CHOSEN_ON = "chosen_on"  # column of METRICS: which images choose BEST, "test" o
 COLUMNS = ("epoch", "train_loss", "test_top1", "test_top5")
 
 
+def dated_name(network: str, dataset: str) -> str:
+    """NETWORK-DATASET-YYYYMMDD-HHMMSS."""
+    return f"{network}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 def make_run_dir(network: str, dataset: str) -> Path:
-    """Make a new folder, RUNS/NETWORK-DATASET-YYYYMMDD-HHMMSS, with -2, -3 and so on if that exists.
+    """Make a new folder of the `dated_name` in RUNS, with -2, -3 and so on if that exists.
 
     Raises:
         UserError: it cannot be made.
     """
     make_folder(RUNS)
-    name = f"{network}-{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = dated_name(network, dataset)
     for number in itertools.count(1):
         folder = RUNS / (name if number == 1 else f"{name}-{number}")
         try:

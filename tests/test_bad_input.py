@@ -346,6 +346,7 @@ IN_PROCESS = [
         "train",
         "--resume run --optimizer.lr 0.2",
         "optimizer.lr cannot change when a run is resumed; only data.download",
+        "start a new run from its weights: --init_checkpoint",
     ),
     ("train", "--resume run --config twice.yaml", "--config cannot change when a run is resumed"),
     ("train", "--resume run_of_laughs", "run_of_laughs/config.yaml is not valid YAML", "alias *a is not supported"),

@@ -62,6 +62,16 @@ def commands() -> list[Command]:
     return list(dict.fromkeys(found))
 
 
+def test_the_commands_of_a_page_can_follow_each_other_in_any_order():
+    """A run folder that another command made already is refused, so a page names each only once."""
+    for page in PAGES:
+        texts = [command.text for command in commands() if command.page == str(page.relative_to(ROOT))]
+        new = [re.search(r"--output_dir (\S+)", text) for text in texts if "train.py" in text or "train.sh" in text]
+        # The launchers of several machines start one run.
+        named = [found[1] for found in new if found and found[1] != "runs/two_machines"]
+        assert len(set(named)) == len(named), f"{page.name} uses a run folder twice: {named}"
+
+
 @pytest.mark.parametrize("command", commands(), ids=str)
 def test_the_files_that_a_documented_command_names_exist(command):
     if command.text.startswith(("pip ", "srun ", "source ")):

@@ -80,7 +80,9 @@ def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(tmp_path):
     assert metrics(whole)[-1]["n"] == "18.0"
     for name in ("config.yaml", "versions.txt", "curves.png", "best.ckpt"):
         assert (whole / name).stat().st_size > 0
-    assert "mindspore: 2.10.0" in (whole / "versions.txt").read_text()
+    versions = (whole / "versions.txt").read_text()
+    assert "mindspore: 2.10.0" in versions and "git commit: " in versions
+    assert "best.ckpt is chosen on the test images" in (whole / "log.txt").read_text()
     assert not [path for path in whole.iterdir() if "partial" in path.name]
 
 

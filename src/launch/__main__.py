@@ -5,8 +5,10 @@ One machine, with Ascend, GPU or CPU:
     bash scripts/run_distribute_train.sh --workers 2 --device_target GPU --data_path DIR
     bash scripts/run_distribute_train.sh --workers 2 --device_target CPU --config configs/digits.yaml
 Two machines, one launcher on each; --workers counts the workers of both:
-    bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --node_rank 0 --master_addr 10.0.0.1 --data_path DIR
-    bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --node_rank 1 --master_addr 10.0.0.1 --data_path DIR
+    bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --node_rank 0 --master_addr 10.0.0.1 \\
+        --data_path DIR --output_dir runs/two_machines
+    bash scripts/run_distribute_train.sh --workers 16 --nodes 2 --node_rank 1 --master_addr 10.0.0.1 \\
+        --data_path DIR --output_dir runs/two_machines
 Slurm, Volcano and ModelArts, whose variables give the rest:
     srun --nodes 2 --ntasks-per-node 1 bash scripts/run_distribute_train.sh --workers 16 --data_path DIR
     bash scripts/run_distribute_train.sh --workers 16 --device_target Ascend --data_path DIR
@@ -44,7 +46,7 @@ from .. import cli
 
 with cli.explain_missing_packages():
     from ..errors import UserError
-    from ..run_dir import RUNS, make_run_dir
+    from ..run_dir import RUNS, dated_name, make_run_dir
     from ..training import arguments as training
     from . import cluster as clusters
     from .cluster import Cluster
@@ -65,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     )
     run_dir = config.output_dir
     if options.dry_run:
-        run_dir = run_dir or str(RUNS / f"{config.network.name}-{config.data.name}")
+        run_dir = run_dir or str(RUNS / dated_name(config.network.name, config.data.name))
     else:
         cluster = clusters.at_open_port(cluster)
         if not (run_dir or options.log_dir):

@@ -152,7 +152,7 @@ def lock_output_dir(folder: Path, echo: Callable[[str], None]) -> Iterator[int]:
             try:
                 descriptor = held.enter_context(locked(folder / LOCK, inherited=True))
             except BlockingIOError:
-                echo("another command, or a training run that it left, is working in this folder: waiting until it ends")
+                echo("another command, or a training run that it left, works in this folder: waiting until it ends")
                 descriptor = held.enter_context(locked(folder / LOCK, wait=True, inherited=True))
         except OSError as error:
             raise UserError(f"cannot lock {folder}: {error.strerror}; choose another --output_dir") from error

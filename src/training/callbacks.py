@@ -65,10 +65,11 @@ class ProgressBar(Callback):
 
 
 class Throughput(Callback):
-    """Add the epoch's seconds, and its trained images per second without the first step, which compiles."""
+    """Add the seconds of the epoch's steps, and its trained images per second without the first step, which
+    compiles."""
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
-        self.started = time.perf_counter()
+        self.started = self.last = time.perf_counter()
         self.first: tuple[float, int] | None = None
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
@@ -77,7 +78,7 @@ class Throughput(Callback):
             self.first = self.last, trainer.progress.step
 
     def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        metrics["seconds"] = round(time.perf_counter() - self.started, 1)
+        metrics["seconds"] = round(self.last - self.started, 1)
         images = trainer.experiment.config.data.batch_size * trainer.experiment.worker.size
         steps = trainer.experiment.steps_per_epoch - self.first[1] if self.first else 0
         metrics["images_per_second"] = round(steps * images / (self.last - self.first[0]), 1) if steps else None
@@ -119,7 +120,7 @@ class UndecodableImages(Callback):
         if trainer.progress.step == trainer.experiment.steps_per_epoch:  # for a run that is stopped during evaluation
             self.count(trainer)
 
-    def on_checkpoint(self, trainer: Trainer) -> None:
+    def before_checkpoint(self, trainer: Trainer) -> None:
         self.count(trainer)
 
     def count(self, trainer: Trainer) -> None:

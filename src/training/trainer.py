@@ -69,6 +69,9 @@ class Callback:
     def on_epoch_end(self, trainer: "Trainer", metrics: dict[str, Any]) -> None:
         """The epoch is over: its `metrics` are complete and in the history; `progress` is at the next epoch."""
 
+    def before_checkpoint(self, trainer: "Trainer") -> None:
+        """`progress` and `extra` are about to be saved inside an epoch: bring them up to date."""
+
     def on_checkpoint(self, trainer: "Trainer") -> None:
         """Save inside an epoch: every `train.save_every_steps` steps, and before an early end."""
 
@@ -271,6 +274,7 @@ class Trainer:
         """Save inside an epoch by calling callbacks for these moments. The file has the means over the workers, for
         evaluation, and each worker's own values, with which training continues here and after `resume`: saving does not
         change the run."""
+        self._each("before_checkpoint")
         own = None
         if not self.averaged:
             own = np.append(get_statistics(self.experiment.network), self.progress.loss_sum)

@@ -67,6 +67,20 @@ def test_their_order_does_not_matter(tmp_path):
     assert tables[0] == tables[1] and len(tables[0]) == 2
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_checkpoint_inside_an_epoch_has_what_other_callbacks_counted_in_any_order(tmp_path, step):
+    experiment = tiny_experiment(tmp_path, epochs=1, save_every_steps=2)
+    experiment.data.replaced = 3
+    both = [callbacks.SaveCheckpoints(tmp_path), callbacks.UndecodableImages()]
+    trainer = Trainer(experiment, both[::step])
+    saved = []
+    trainer.save = lambda path: saved.append((trainer.progress.step, trainer.progress.replaced))
+    both[0].keep = lambda epoch: None  # nothing was written that it could copy
+    trainer.fit()
+    assert saved == [(2, 3), (0, 0)]
+    assert trainer.progress.history[0]["replaced_images"] == 3
+
+
 class Pretender(Trainer):
     """A trainer that saves its epoch's number, or cannot."""
 

@@ -12,7 +12,7 @@ from src.training.collectives import Collectives, get_statistics
 from src.training.trainer import Callback, Diverged, Stopped, Trainer
 from tests.helpers.experiments import tiny_experiment
 
-MOMENTS = [name for name in vars(Callback) if name.startswith("on_")]
+MOMENTS = [name for name in vars(Callback) if name.startswith(("on_", "before_"))]
 
 
 class Recorder(Callback):
