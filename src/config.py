@@ -124,12 +124,13 @@ class NoiseSection(Section):
 
 
 class NSchedule(Section):
-    setting: Annotated[Integer, Field(ge=1, le=3)]
+    setting: Integer
     n_p: Annotated[Integer, Field(ge=1, le=1000)]
     n_s: Annotated[Integer, Field(ge=1, le=500)]
 
 
 class AlphaSchedule(Section):
+    name: Text
     start: Annotated[Number, Field(ge=0)]
 
 

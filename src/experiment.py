@@ -102,6 +102,7 @@ def check_network(config: Config) -> None:
         network = lookup("network", NETWORKS, name)
         require_known_options("network", name, network.make, config.network.options, NETWORK_ARGUMENTS)
         binarization_of(config)
+        schedules_of(config)
     except ValueError as error:
         raise UserError(str(error)) from error
     size = find_preprocessing(config.data.name, config.data.image_size).size
@@ -219,13 +220,19 @@ def synchronize_batch_norm(network: nn.Cell) -> None:
         network.cell_list = list(network.cells())
 
 
-def build_tables(config: Config, steps: int) -> dict[str, np.ndarray]:
-    """n and alpha at every training step, float32 (steps,). Other scheduled values have their own schedules."""
+def schedules_of(config: Config) -> dict[str, schedules.Schedule]:
+    """The schedules of n and alpha in the config; ValueError for an unknown one. Other scheduled values have their
+    own."""
     n, alpha = config.schedules.n, config.schedules.alpha
     return {
-        "n": schedules.tabulate(schedules.number_of_terms(n.setting, n.n_p, n.n_s), steps),
-        "alpha": schedules.tabulate(schedules.cosine(alpha.start), steps),
+        "n": schedules.number_of_terms(n.setting, n.n_p, n.n_s),
+        "alpha": lookup("schedule of alpha", schedules.ALPHA_SCHEDULES, alpha.name)(alpha.start),
     }
+
+
+def build_tables(config: Config, steps: int) -> dict[str, np.ndarray]:
+    """n and alpha at every training step, float32 (steps,)."""
+    return {name: schedules.tabulate(schedule, steps) for name, schedule in schedules_of(config).items()}
 
 
 def build(config: Config, worker: Worker) -> Experiment:

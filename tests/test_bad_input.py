@@ -190,7 +190,8 @@ IN_PROCESS = [
     ("train", "--optimizer.lr '&a [*a]'", "--optimizer.lr is '&a [*a]'", "alias *a is not supported"),
     ("train", "--schedules.alpha.start nan", "schedules.alpha.start is 'nan', but must be a valid number"),
     ("train", "--schedules.n.n_s 1000000000", "schedules.n.n_s is 1000000000, but must be less than or equal to 500"),
-    ("train", "--schedules.n.setting 4", "schedules.n.setting is 4, but must be less than or equal to 3"),
+    ("train", "--schedules.n.setting 4", "schedule setting of n is 4, but must be one of 1, 2, 3"),
+    ("train", "--schedules.alpha.name cos", "unknown schedule of alpha 'cos' (did you mean 'cosine'?)"),
     (
         "train",
         "--scheduler.warmup_epochs 400",
@@ -583,7 +584,7 @@ CALLS = [
     (lambda: Binarization(noise_adaptation="no"), "noise_adaptation is 'no', but must be True or False"),
     (
         lambda: schedules.number_of_terms(4),
-        "setting of n is 4, but must be 1 (fixed), 2 (1 to n_p) or 3 (n_s to 2 n_s)",
+        "setting of n is 4, but must be one of 1, 2, 3",
     ),
     (lambda: schedules.number_of_terms(3, n_s=0), "n_s is 0, but must be an integer of at least 1"),
     (lambda: schedules.number_of_terms(2, n_p=1.5), "n_p is 1.5, but must be an integer of at least 1"),

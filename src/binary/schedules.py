@@ -40,6 +40,12 @@ def cosine(start: float) -> Schedule:
     return lambda progress: start * (1 + math.cos(math.pi * progress)) / 2
 
 
+def linear(start: float) -> Schedule:
+    """start (1 - p), which is exactly 0 at progress 1; ValueError unless start is a finite number."""
+    require_number("start", start)
+    return lambda progress: start * (1 - progress)
+
+
 def log_spaced(start: float, end: float) -> Schedule:
     """start (end / start)^p: equal ratios in equal shares of training; start and end above 0."""
     return lambda progress: start * (end / start) ** progress
@@ -50,16 +56,24 @@ def accelerate(start: float, end: float) -> Schedule:
     return lambda progress: start + (end - start) * (1 - math.cos(math.pi * progress / 2))
 
 
+N_SETTINGS: dict[int, Callable[[int, int], Schedule]] = {
+    1: lambda n_p, n_s: constant(n_p),
+    2: lambda n_p, n_s: grow(1, n_p),
+    3: lambda n_p, n_s: grow(n_s, 2 * n_s),
+}
+ALPHA_SCHEDULES: dict[str, Callable[[float], Schedule]] = {"cosine": cosine, "linear": linear}
+
+
 def number_of_terms(setting: int = 3, n_p: int = 9, n_s: int = 9) -> Schedule:
-    """n of the paper's Figure 4: setting 1, n_p throughout; 2, from 1 to n_p; 3, from n_s to 2 n_s (the default).
+    """n by a setting of the paper's Figure 4, one of `N_SETTINGS`; 3 is the default.
 
     Raises:
-        ValueError: setting is not 1, 2 or 3, or n_p or n_s is below 1.
+        ValueError: setting is unknown, or n_p or n_s is below 1.
     """
-    require(setting in (1, 2, 3), "schedule setting of n", setting, "1 (fixed), 2 (1 to n_p) or 3 (n_s to 2 n_s)")
+    require(setting in N_SETTINGS, "schedule setting of n", setting, f"one of {', '.join(map(str, N_SETTINGS))}")
     require_integer("n_p", n_p, 1)
     require_integer("n_s", n_s, 1)
-    return {1: constant(n_p), 2: grow(1, n_p), 3: grow(n_s, 2 * n_s)}[setting]
+    return N_SETTINGS[setting](n_p, n_s)
 
 
 def tabulate(schedule: Schedule, steps: int) -> np.ndarray:

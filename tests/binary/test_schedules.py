@@ -1,6 +1,7 @@
 """Schedules as pure functions, and their tables inside a real training step."""
 
 import gc
+import math
 
 import mindspore as ms
 import numpy as np
@@ -60,13 +61,18 @@ def test_setting_2_ends_at_n_p():
     assert schedules.tabulate(schedules.number_of_terms(2, n_p=20), 50)[-1] == 20
 
 
+@pytest.mark.parametrize("name", schedules.ALPHA_SCHEDULES)
 @pytest.mark.parametrize("steps", [2, 3, 391, 156000])
-def test_alpha_falls_from_its_start_to_exactly_0(steps):
-    table = schedules.tabulate(schedules.cosine(0.1), steps)
+def test_alpha_falls_from_its_start_to_exactly_0(name, steps):
+    table = schedules.tabulate(schedules.ALPHA_SCHEDULES[name](0.1), steps)
     assert table[0] == np.float32(0.1)
     assert table[-1] == 0
     assert (np.diff(table) <= 0).all()
-    assert schedules.cosine(0.1)(0.5) == pytest.approx(0.05)
+
+
+def test_alpha_within_training():
+    assert schedules.cosine(0.1)(0.25) == pytest.approx(0.1 * (2 + math.sqrt(2)) / 4)
+    assert schedules.linear(0.1)(0.25) == pytest.approx(0.075)
 
 
 def test_log_spaced_and_accelerate():
