@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on all test images: top-1, top-5, loss, a table of classes, and a last line of JSON.
+"""Evaluate a checkpoint on all test images: top-1, top-5, loss, a table of classes, and a last line of JSON.
 
     python eval.py --checkpoint runs/latest/best.ckpt --data_path DIR
     python eval.py --ckpt released.ckpt --data_path DIR -b 128         a checkpoint without config: ResNet-20, CIFAR-10
@@ -46,9 +46,18 @@ SHORTHANDS = {
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="eval.py", description=__doc__)
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, required=True, help="a .ckpt file")
-    parser.add_argument("--num_classes", type=cli.integer, metavar="K", help="of the network; default: the data set's")
     parser.add_argument(
-        "--smoothing", type=float, default=0.1, metavar="S", help="of the smoothed loss, in [0, 1); default 0.1"
+        "--num_classes",
+        type=cli.integer,
+        metavar="K",
+        help="number of classes of the network; default: the data set's",
+    )
+    parser.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.1,
+        metavar="S",
+        help="smoothing of the smoothed loss, in [0, 1); default 0.1",
     )
     parser.add_argument("--check_data", action="store_true", help="decode every image first, and end if one is broken")
     cli.add_config_flags(parser, SHORTHANDS, USED_KEYS)
@@ -78,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         checkpoint.preprocessing, data.preprocessing, f"the data set in {data.root}", arguments.checkpoint
     )
     network = experiment.trained_network(config, checkpoint, num_classes)
-    amp.auto_mixed_precision(network, config.amp.level)  # as in the run, whose own figures these then are
+    amp.auto_mixed_precision(network, config.amp.level)  # the training precision, so that results match the run's
     if arguments.check_data:
         print(f"{data.check()} images can be decoded")
     result = evaluate(network, data.test(), num_classes, arguments.smoothing)

@@ -33,14 +33,21 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--file_format", choices=[*formats.FORMATS, formats.ALL], default=formats.ALL, help=f"default: {formats.ALL}"
     )
-    parser.add_argument("--batch_size", default="dynamic", metavar="N|dynamic", help="images a call; default: dynamic")
+    parser.add_argument(
+        "--batch_size", default="dynamic", metavar="N|dynamic", help="images per call; default: dynamic"
+    )
     parser.add_argument(
         "--output",
         metavar="PATH",
         type=cli.path,
         help="the file without suffix; default: the checkpoint's name in its folder",
     )
-    parser.add_argument("--num_classes", type=cli.integer, metavar="K", help="of the network; default: the data set's")
+    parser.add_argument(
+        "--num_classes",
+        type=cli.integer,
+        metavar="K",
+        help="number of classes of the network; default: the data set's",
+    )
     cli.add_config_flags(parser, SHORTHANDS, USED_KEYS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
     config = load_config(overrides=overrides)  # refuses bad values before a process is started

@@ -1,4 +1,4 @@
-"""Trains a network. Every key of default_config.yaml is a flag: --optimizer.lr 0.05.
+"""Train a network. Every key of default_config.yaml is a flag: --optimizer.lr 0.05.
 
     python train.py --config configs/digits.yaml                 embedded data, minutes on a CPU
     python train.py --data_path DIR                              the paper's CIFAR-10 ResNet-20, 400 epochs

@@ -167,7 +167,7 @@ def report(
     print(f"{what} on CPU, medians of {len(medians['one'])} turns (the fastest and the slowest turn)\n")
     print(
         table(
-            ("", "batch a worker", "step, ms", "images/s", "speed-up"),
+            ("", "batch per worker", "step, ms", "images/s", "speed-up"),
             [
                 (
                     text,
@@ -183,7 +183,7 @@ def report(
     print(f"Their allreduce alone: {size.tensors} tensors, {size.bytes / 1e6:.2f} MB\n")
     print(
         table(
-            ("", "ms", "of a step apart"),
+            ("", "ms", "share of a step, not connected"),
             [
                 (text, f"{milliseconds(median[key])} ({spread(key)})", f"{ratio(key, 'apart'):.3f}")
                 for key, text in (("tensors", "as a step does it"), ("flat", "as one tensor"))

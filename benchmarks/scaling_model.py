@@ -49,12 +49,12 @@ class Cluster:
     @property
     def name(self) -> str:
         if self.devices == 1:
-            return f"{self.between.name}, one device a machine"
+            return f"{self.between.name}, one device per machine"
         return f"{self.inside.name}, then {self.between.name}"
 
 
 PCIE = Link("PCIe 4.0 x16", 31.5e9, 0.6, 10e-6, "16 lanes of 16 GT/s, 128b/130b")
-HCCS = Link("HCCS", 90e9, 0.6, 10e-6, "three links of 30 GB/s a device: assumption")
+HCCS = Link("HCCS", 90e9, 0.6, 10e-6, "three links of 30 GB/s per device: assumption")
 NVLINK = Link("NVLink 3", 300e9, 0.65, 5e-6, "NVIDIA: A100, 600 GB/s both directions together")
 ROCE = Link("100 Gbit/s RoCE", 12.5e9, 0.8, 10e-6, "its name")
 ETHERNET_25 = Link("25 Gbit/s Ethernet", 3.125e9, 0.8, 30e-6, "its name")
@@ -195,7 +195,7 @@ def print_model(cases: Sequence[Case]) -> None:
 
     ms.set_context(mode=ms.PYNATIVE_MODE)
     sizes = {(name, noise): count_gradients(build(name, noise)) for name in NETWORKS for noise in (False, True)}
-    print("Gradients a step, float32: without / with noise modules\n")
+    print("Gradients per step, float32: without / with noise modules\n")
     print(
         table(
             ("network", "trainable values", "tensors", "MB"),
@@ -222,8 +222,8 @@ def print_model(cases: Sequence[Case]) -> None:
             ],
         )
     )
-    for text, fused in (("all gradients as one message", True), ("a message a tensor", False)):
-        print(f"Allreduce on paper, ms on 8 / 64 devices: {text}, without noise modules\n")
+    for text, fused in (("all gradients as one message", True), ("one message per tensor", False)):
+        print(f"Estimated allreduce time, ms on 8 / 64 devices: {text}, without noise modules\n")
         times = {
             (cluster, name): " / ".join(
                 milliseconds(
@@ -247,7 +247,7 @@ def print_model(cases: Sequence[Case]) -> None:
 def print_efficiency(case: Case, gradients: Gradients) -> None:
     steps = [case.batch_size / rate for rate in case.images_per_second]
     speeds = " / ".join(f"{rate:,.0f}" for rate in case.images_per_second)
-    heading = f"`{case.network}`, batch {case.batch_size} a device, efficiency on paper"
+    heading = f"`{case.network}`, batch {case.batch_size} per device, estimated efficiency"
     print(f"{heading}: devices of {speeds} images/s (assumptions); one message, no overlap\n")
     print(
         table(

@@ -15,10 +15,10 @@ it. The entries, in this order:
 | NAME`@optimizer` | the optimizer's state |
 | NAME`@state` | further arrays that resuming needs |
 
-The markers are suffixes because `mindspore.load_param_into_net` takes any entry whose name *ends* in a parameter's name
-for that parameter if the parameter itself is missing. Format 0 had them as prefixes (`optimizer.`, `state.`), the texts
-at the end, and no number; `migration` brings it to today's names when it is read. `fda_bnn_format` and `contents` have
-no other use than to check the file.
+The markers are suffixes: `mindspore.load_param_into_net` fills a missing parameter from any entry whose name *ends* in
+that parameter's name. Format 0 had them as prefixes (`optimizer.`, `state.`), the texts at the end, and no number;
+`migration` brings it to today's names when it is read. `fda_bnn_format` and `contents` have no other use than to check
+the file.
 
 Files that are not ours hold weights only: the released ResNet-20 (MindSpore 1.3 called its slopes
 `layer1.0.relu1.a`, MindSpore 2 by their attribute `layer1.0.relu1.w`: both load), and what other programs saved.
@@ -72,7 +72,8 @@ class Checkpoint:
     """The content of a file, under today's names.
 
     Attributes:
-        format (int): that the file was written with; None if it is not ours. Then so are config and preprocessing.
+        format (int): the file's format number. None for files of other programs, whose config and preprocessing are
+            None too.
         config (dict): the run's whole config, validated. `network_config` gives what others may take from it.
         state (dict): what resuming needs; None in a file of weights only.
         parameters, optimizer, extra: arrays by name: the network's, the optimizer's, the callbacks'.
@@ -150,7 +151,7 @@ def save(
 
 
 def read(path: str | Path) -> Checkpoint:
-    """The verified content of a checkpoint file; of an earlier format, as `migration` brings it to today's.
+    """Read and verify a checkpoint file. Earlier formats are migrated.
 
     Raises:
         UserError: no such file, a directory, no permission, empty, truncated, damaged, no checkpoint, or of a newer
@@ -201,7 +202,8 @@ def _truncated(path: Path) -> UserError:
 
 
 def _read_verified(path: Path) -> tuple[bytes, bool]:
-    """The file without its checksum, which fits, and whether it has one; MindSpore writes it only on request."""
+    """Return the content without its verified checksum, and whether the file has one. MindSpore writes one only on
+    request."""
     try:
         if not path.exists():
             raise UserError(f"the checkpoint {path} does not exist")
@@ -277,7 +279,7 @@ def _described(path: Path, number: int, texts: dict[str, str]) -> dict[str, Any]
     """config, preprocessing and state from the texts, each field checked."""
     config = _parse(path, "config", texts.get("config"))
     try:
-        for name in ("network", "noise", "data", "amp"):  # what a config decides about may not come from a default
+        for name in ("network", "noise", "data", "amp"):  # required in the file: a default could be wrong
             if not isinstance(config, dict) or not isinstance(config.get(name), dict):
                 raise UserError(f"it lacks the section {name!r}")
         for section in ("network", "data"):
@@ -333,7 +335,7 @@ def _short(shape: tuple[int, ...]) -> str:
 
 @contextlib.contextmanager
 def _quiet():
-    """MindSpore logs, in its own words, the errors that it raises as well."""
+    """Silence MindSpore's log, which repeats the errors that it raises."""
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -344,7 +346,7 @@ def _quiet():
 def network_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a stored config decides outside of its own run: the network, its precision, and the data set by name.
 
-    Paths, downloads and the device are the user's to say; the classes and the normalisation are in `preprocessing`.
+    Paths, downloads and the device come only from the user; the classes and the normalisation are in `preprocessing`.
     {} if the file is not ours.
     """
     if checkpoint.config is None:
@@ -363,7 +365,7 @@ def load_network(network: nn.Cell, file: str | Path | Checkpoint, new_classes: b
     """Put a checkpoint's weights and moving statistics into a network, all or none.
 
     Noise modules may be missing from the file as a whole (they start fresh) or from the network. In files of other
-    programs a prefix that all names share is taken off, and copies of the weights and optimizer state are passed over.
+    programs a prefix that all names share is removed, and copies of the weights and optimizer state are ignored.
 
     Args:
         network: any Cell.
@@ -372,7 +374,7 @@ def load_network(network: nn.Cell, file: str | Path | Checkpoint, new_classes: b
             classes.
 
     Returns:
-        Sentences on what was not taken as it is in the file, for the user; most often none.
+        Messages for the user about what was changed or ignored; usually none.
 
     Raises:
         UserError: names the parameters that are missing, unknown, not finite, or of another shape or type; or as
@@ -431,11 +433,12 @@ def _set(parameter: Parameter, value: np.ndarray) -> None:
 
 
 def _names_of(network: nn.Cell, checkpoint: Checkpoint, required: list[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The file's arrays by the network's names, and a sentence on what was taken off and passed over.
+    """Return the file's arrays by the network's names, and a sentence about what was removed and ignored.
 
-    A prefix is taken off if no required name is there without it: the one with which most are, of these the shortest.
-    Passed over are entries whose names are a prefix and the network's names for at least half of its trainable
-    parameters (moments, averages), and scalars and tables without a dot in the name (counters, learning rates).
+    If no required name is in the file as it is, remove a common prefix: the one that matches most required names, the
+    shortest of these. Ignore entries whose names are a prefix and the network's names for at least half of its
+    trainable parameters (moments, averages), and scalars and tables without a dot in the name (counters, learning
+    rates).
     """
     arrays = {_slope_name(name): value for name, value in checkpoint.parameters.items()}
     if checkpoint.format is not None:
@@ -457,20 +460,20 @@ def _names_of(network: nn.Cell, checkpoint: Checkpoint, required: list[str]) -> 
     copies = Counter(
         other[: -len(name)] for other in others for name in trained if other.endswith((f".{name}", f"_{name}"))
     )
-    passed_over = {
+    ignored = {
         name
         for name, value in others.items()
         if name.endswith((OPTIMIZER, EXTRA))
         or ("." not in name and value.ndim <= 1)
         or name.startswith(tuple(start for start in copies if copies[start] >= enough))
     }
-    found |= {name: value for name, value in others.items() if name not in passed_over}
+    found |= {name: value for name, value in others.items() if name not in ignored}
     notes = []
     if prefix:
-        notes.append(f"the prefix {prefix!r} was taken off the names of its parameters")
-    if passed_over:
-        starts = dict.fromkeys(name.split(".")[0] for name in sorted(passed_over))
-        notes.append(f"{len(passed_over)} entries of an optimizer or copies were passed over ({_some(list(starts))})")
+        notes.append(f"the prefix {prefix!r} was removed from its parameters' names")
+    if ignored:
+        starts = dict.fromkeys(name.split(".")[0] for name in sorted(ignored))
+        notes.append(f"{len(ignored)} entries (optimizer state or copies) were ignored: {_some(list(starts))}")
     return found, [f"{checkpoint.path}: {', and '.join(notes)}"] if notes else []
 
 
@@ -546,11 +549,11 @@ def _some(names: list[str], limit: int = 4) -> str:
 
 
 def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint to continue from: last.ckpt, or if it is missing or damaged that of the latest epoch that is
-    whole; and a sentence for each that was passed over.
+    """Return the checkpoint to continue from: last.ckpt, or if it is missing or damaged, the intact one of the latest
+    epoch; and a sentence about each one that was ignored.
 
     Raises:
-        UserError: there is none, or none that is whole; or one may be whole, but the disk does not let it be read.
+        UserError: there is none, or none that is intact, or a file may be intact but cannot be read.
     """
     problems = []
     for path in (folder / LAST, *reversed(epoch_checkpoints(folder).values())):

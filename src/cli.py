@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from .errors import UserError
 
 BAD_INPUT = 2
-NO_READER = 141  # 128 + SIGPIPE, as the shell has it for a program whose output nobody reads any more
+NO_READER = 141  # 128 + SIGPIPE: nothing reads the output
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # As MindSpore reports it on CPU, GPU and Ascend.
 OUT_OF_MEMORY = re.compile(
@@ -132,7 +132,7 @@ def explain_missing_packages() -> Iterator[None]:
 
 
 def sentence(error: Exception) -> str | None:
-    """The error in one printable line; None if it is a fault of the program."""
+    """The error in one printable line; None if it is a bug."""
     text = str(error) if isinstance(error, UserError) else _beyond_the_program(error)
     return None if text is None else one_line(text)
 
@@ -198,7 +198,7 @@ def _discard(stream: TextIO) -> None:
 
 
 def _beyond_the_program(error: Exception) -> str | None:
-    """What the machine failed at, in a sentence; None if it is a fault of the program."""
+    """What the machine failed at, in a sentence; None if it is a bug."""
     if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
         return f"cannot use {error.filename or 'a file'}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError):
@@ -318,7 +318,7 @@ def _unknown_argument(parser: Parser, word: str, other_flags: Sequence[str]) -> 
 
 
 def _suggestions(parser: Parser, flag: str, word: str, known: Sequence[str]) -> list[str]:
-    """The flags that an unknown one may stand for."""
+    """The flags that an unknown one may mean."""
     key = flag.lstrip("-")
     if not flag.startswith("-"):
         wanted = {".yaml": "--config", ".yml": "--config", ".ckpt": "--checkpoint"}.get(Path(word).suffix)

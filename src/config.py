@@ -49,8 +49,8 @@ RESUMABLE = {
 }
 
 MAX_CONFIG_BYTES = 100_000  # bytes of a config
-MAX_BATCH = 16_384  # images a step of one worker
-MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024  # pixels a side
+MAX_BATCH = 16_384  # images per step of one worker
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 4, 1024  # pixels per side
 MAX_NUMBER = 3e38  # about float32's
 _repr = reprlib.Repr()  # of the value in an error, shortened
 _repr.maxstring = _repr.maxother = _repr.maxlong = 100
@@ -281,7 +281,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text into quotes that either version of YAML would read as something else."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type."""
 
 
 for _tag, _pattern in _SCALARS.items():
@@ -314,7 +314,7 @@ def read_yaml(path: str | Path) -> dict:
     """The mapping in a YAML file. UserError if it is missing, unreadable, too large, or not a mapping in YAML."""
     try:
         with Path(path).open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1).decode("utf-8")  # no more: it may be a device without an end
+            text = file.read(MAX_CONFIG_BYTES + 1).decode("utf-8")  # the path may be an endless device
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the config {path}: {_reason(error)}") from error
     if len(text) > MAX_CONFIG_BYTES:
@@ -446,7 +446,7 @@ def explanations() -> dict[str, Explanation]:
 
 
 def similar_keys(key: str) -> list[str]:
-    """The keys that a wrong one may stand for: those of the same last part, else the most similar one."""
+    """The keys that a wrong one may mean: those of the same last part, else the most similar one."""
     keys = leaf_keys(Config)
     last = key.rsplit(".", 1)[-1]
     same = [known for known in keys if known.rsplit(".", 1)[-1] == last]

@@ -63,7 +63,7 @@ def keep_global_batch(config: Config, checkpoint: Checkpoint, workers: int) -> C
         counts = range(1, 2 * max(before, workers) + 1)
         fitting = ", ".join(str(n) for n in counts if batch % n == 0 and batch // n <= MAX_BATCH)
         raise UserError(
-            f"{checkpoint.path} is from a run with {batch} images a step, which {workers} worker(s) cannot share "
+            f"{checkpoint.path} is from a run with {batch} images per step, which {workers} worker(s) cannot share "
             f"equally: resume with one of these numbers: {fitting}"
         )
     return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": batch // workers})})
@@ -156,9 +156,9 @@ def require_same_classes(trained: Preprocessing | None, found: Preprocessing, da
         pairs = zip_longest(trained.classes, found.classes, fillvalue="none")
         label, (wanted, other) = next((label, pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
         raise UserError(
-            f"{checkpoint} was trained on {len(trained.classes)} classes, and {data} has {len(found.classes)}, not the "
-            f"same: class {label} is {wanted} there and {other} here; to train on other classes, start from its "
-            "weights with train.py --init_checkpoint"
+            f"{checkpoint} was trained on {len(trained.classes)} classes, and {data} has {len(found.classes)}; the "
+            f"classes differ: class {label} is {wanted} in the checkpoint and {other} in the data; to train on other "
+            "classes, start from its weights with train.py --init_checkpoint"
         )
     for name in ("mean", "std"):
         if getattr(trained, name) != getattr(found, name):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 1
-# Config keys that had another name before; a user's own file is told the new one.
+# Config keys that had another name before; the error about a user's own file names the new key.
 RENAMED = {"data.workers": "data.num_parallel_workers"}
 _STATE_RENAMED = {"norm_sum": "grad_norm_sum"}
 

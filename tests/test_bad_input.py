@@ -297,7 +297,7 @@ IN_PROCESS = [
         "train",
         "--dataset imagenet --network.binary false --data_path imagenet_flat",
         "holds no class folders",
-        "val/CLASS/, a folder a class",
+        "val/CLASS/, one folder per class",
     ),
     (
         "train",
@@ -396,7 +396,7 @@ IN_PROCESS = [
     (
         "eval",
         "--checkpoint sound.ckpt --dataset imagenet --data_path imagenet",
-        "sound.ckpt was trained on 10 classes, and the data set in imagenet has 4, not the same: class 0 is 0 there",
+        "sound.ckpt was trained on 10 classes, and the data set in imagenet has 4; the classes differ: class 0 is 0 in",
     ),
     # Export; what its child process refuses is in AS_PROCESS
     ("export", "", "the following arguments are required: --checkpoint"),

@@ -94,7 +94,7 @@ def test_the_list_of_commands_that_are_not_run_holds_only_commands_of_the_pages(
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def data_folder(tmp_path_factory):
     """A folder with data sets, a finished run in runs/digits, and a checkpoint in the released layout."""
     folder = tmp_path_factory.mktemp("commands")
     processes.write_cifar10(folder / "cifar")
@@ -133,13 +133,13 @@ def run(folder: Path, text: str, code: int | None = 0) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", commands(), ids=str)
-def test_a_documented_command_runs(command, workplace):
+def test_a_documented_command_runs(command, data_folder):
     text = command.text.removeprefix("srun --nodes 2 --ntasks-per-node 1 ")
     part, appended, code, words = command.limit or (None, "", 0, None)
     if appended is None or text.startswith("source "):
         pytest.skip(f"not run here: {part or text}")
     data = "folder" if re.search("--dataset (folder|imagenet)|configs/imagenet|table5", text) else "cifar"
-    text = re.sub(r"\bDIR\b", str(workplace / data), text)
+    text = re.sub(r"\bDIR\b", str(data_folder / data), text)
     text = re.sub(r"\bFILE\b", "runs/digits/best.ckpt", text).replace("runs/latest", "runs/digits")
     text = re.sub(r"\bNAME\b", "resnet20", text)
     if command.text.startswith("srun"):
@@ -149,7 +149,7 @@ def test_a_documented_command_runs(command, workplace):
         text = re.sub(r"--output_dir \S+", "", text)
     if part is None and "gaussian" in text:
         pytest.skip("the estimator of the page is not registered; tests/test_docs.py runs its code")
-    output = run(workplace, f"{text} {appended}", code)
+    output = run(data_folder, f"{text} {appended}", code)
     if words:
         assert words in output
 

@@ -132,11 +132,11 @@ def test_the_global_batch_is_the_checkpoints_whatever_the_folder_says(before, wo
 @pytest.mark.parametrize(
     ("checkpoint", "workers", "message"),
     [
-        (checkpoint_of(2, 3), 4, r"6 images a step, which 4 worker\(s\) cannot share .* numbers: 1, 2, 3, 6$"),
+        (checkpoint_of(2, 3), 4, r"6 images per step, which 4 worker\(s\) cannot share .* numbers: 1, 2, 3, 6$"),
         (
             checkpoint_of(2, MAX_BATCH),
             1,
-            r"32768 images a step, which 1 worker\(s\) cannot share .* numbers: 2, 4$",
+            r"32768 images per step, which 1 worker\(s\) cannot share .* numbers: 2, 4$",
         ),
         (
             checkpoint_of(2, 8, step=5),

@@ -46,7 +46,7 @@ def limit(clock, tmp_path):
     return read
 
 
-def test_the_second_of_a_kind_may_take_as_long_as_the_first_and_later_ones_ten_times_the_longest(clock, limit):
+def test_limits_follow_the_first_and_the_longest_action(clock, limit):
     beat, limits = Heartbeat(0), []
     for took in (300.0, 200.0, 20.0, 1.0):
         beat.note("step", f" of {took} s", waiting=True)

@@ -176,7 +176,7 @@ def test_an_old_key_in_a_users_own_file_is_refused_with_the_new_name(tmp_path):
         load_config(own)
 
 
-def test_what_a_format_0_file_holds_is_not_a_trap_for_mindspores_own_loader_once_saved_again(tmp_path):
+def test_a_migrated_file_saved_again_loads_safely_in_mindspore(tmp_path):
     network, path = scrambled(Small()), tmp_path / "new.ckpt"
     optimizer = optimizer_of(network)
     found = checkpoints.read(write_old(tmp_path / "old.ckpt", network, optimizer))

@@ -19,6 +19,7 @@ import pytest
 from src import checkpoints, cli
 from src.config import load_config
 from src.errors import UserError
+from src.heartbeat import FIRST_SECONDS
 from src.launch.cluster import Cluster, at_open_port
 from src.launch.logs import HUNG
 from src.launch.processes import Supervisor
@@ -215,7 +216,8 @@ def test_a_worker_that_hangs_is_named_all_end_soon_and_the_run_continues(tmp_pat
     thread.join()
     with capfd.disabled():
         print(f"ended {time.monotonic() - started:.0f} s after the worker began to hang")
-    assert time.monotonic() - started < 300 and ended == [HUNG]
+    assert ended == [HUNG]
+    assert time.monotonic() - started < FIRST_SECONDS  # the limit of a first action does not apply
     assert re.search(
         r"error: worker 1 has been hanging for \d+ s \(reading images of epoch 2\); see", capfd.readouterr().err
     )

@@ -93,7 +93,7 @@ def test_the_same_with_the_whole_resnet20_and_adam(tmp_path):
     )
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     done = processes.run(
         *SMALL_PROGRAM,
         "--network.name",

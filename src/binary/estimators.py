@@ -179,8 +179,8 @@ class SoftQuantization(Surrogate):
 class _TemperatureSurrogate(Surrogate):
     """An estimator that sharpens as T grows, log-spaced over training from t_min to exactly t_max; its height is k T.
 
-    k = max(1/T, 1) keeps the height from falling below that of T = 1. Public code sets T once an epoch, from the number
-    of finished epochs, and so ends one epoch short of t_max.
+    k = max(1/T, 1) keeps the height from falling below that of T = 1. Public code sets T once per epoch, from the
+    number of finished epochs, and so ends one epoch short of t_max.
     """
 
     scheduled = "T"

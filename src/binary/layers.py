@@ -21,7 +21,7 @@ from .quantizers import WEIGHT_QUANTIZERS, SignActivation
 from .validation import build, lookup, name_of, require, require_integer, require_options
 
 # Initial weights, latent ones included. Only the sign of a latent weight is used, so its magnitude sets how many steps
-# a flip takes: with larger initial values a binary network learns more slowly.
+# a flip takes.
 WEIGHT_INITS = {
     "uniform": lambda: HeUniform(negative_slope=math.sqrt(5)),  # within +-1/sqrt(fan in), the default of PyTorch
     "he_normal": HeNormal,  # standard deviation sqrt(2 / fan in), 2.4 times as wide

@@ -125,7 +125,7 @@ class ScheduledValue(NoAutoCast):
 
 @cache
 def _warn_of_constants() -> None:
-    """Warn, once a process, that a network is set to training while its scheduled values follow no table."""
+    """Warn, once per process, that a network is set to training while its scheduled values follow no table."""
     warnings.warn(
         "a binary network is trained without schedules: n, alpha and the estimators' own values stay constant, and the "
         f"noise is not annealed. Call {__name__}.attach(network, tables, optimizer.global_step, steps) before "

@@ -1,4 +1,4 @@
-"""Data sets in, batches out. `open_dataset(name, ...)` gives a `Dataset` of one name or another."""
+"""Data sets as batches. `open_dataset(name, ...)` opens a `Dataset`."""
 
 from .dataset import Dataset, open_dataset
 

@@ -16,8 +16,8 @@ class ArrayImages(Images):
         pixels: uint8 (N, 3, H, W).
         labels: (N,).
         preprocessing: scales images to its size if they have another one, and normalises them.
-        crop_padding: augmentation is a random crop of H x W after so many black pixels were added on each side, and a
-            horizontal flip of every second image on average. None: images are not augmented.
+        crop_padding: number of black pixels added on each side before the random crop of H x W. Augmentation also
+            flips every second image on average horizontally. None: images are not augmented.
     """
 
     def __init__(

@@ -29,12 +29,12 @@ class Cifar(Source):
     """CIFAR-10 or CIFAR-100.
 
     Args:
-        name: of the set, in `PREPROCESSING`.
-        title: as people write it.
+        name: name of the data set in `PREPROCESSING`.
+        title: name of the data set in messages.
         folders: names of the folder that holds the files; the first is the official one.
-        files, records: the names of each split's files, and the number of images in each of them.
-        label_bytes: before the pixels of a record; the last of them is the label.
-        url, md5: of the official archive.
+        files, records: names of each split's files, and the number of images in each of them.
+        label_bytes: number of bytes before the pixels of a record; the last of them is the label.
+        url, md5: address and checksum of the official archive.
     """
 
     def __init__(
@@ -107,9 +107,9 @@ class Cifar(Source):
             )
 
     def fetch(self, path: str, files: list[str]) -> Path:
-        """Download the official archive, verify its checksum, and unpack it into `path`; leave nothing half-done.
+        """Download the official archive, verify its checksum, and unpack it into `path`. Leave no partial files.
 
-        Of several workers the first one does so; the others wait for it and find the files there.
+        With several workers, the first one downloads; the others wait for it and find the files there.
 
         Raises:
             UserError: no network, or an archive with another checksum.
@@ -169,7 +169,7 @@ CIFAR100 = Cifar(
     ("cifar-100-binary",),
     {"train": ("train.bin",), "test": ("test.bin",)},
     {"train": 50_000, "test": 10_000},
-    label_bytes=2,  # of the 20 superclasses, and of the 100 classes
+    label_bytes=2,  # the superclass (of 20), then the class (of 100)
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
     md5="03b5dce01913d631647c71ecec9e9cb8",
 )

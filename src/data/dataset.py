@@ -26,9 +26,9 @@ SOURCES: dict[str, Source] = {
     "folder": FOLDER,
     "imagenet": IMAGENET,
 }
-HOLDOUT_SEED = 20211207  # of the shuffle that chooses held-out images, the same in every run
-MAX_REPLACEMENTS = 100  # images that cannot be decoded, one after the other
-PREFETCHED_BATCHES = 4  # by MindSpore; its 16 of ImageNet's size take gigabytes
+HOLDOUT_SEED = 20211207  # seed of the shuffle that chooses held-out images, the same in every run
+MAX_REPLACEMENTS = 100  # images in a row that cannot be decoded
+PREFETCHED_BATCHES = 4  # by MindSpore; its default of 16 takes gigabytes for ImageNet
 CHECKED_AT_ONCE = 1000  # images, between two steps of the progress bar
 
 
@@ -37,20 +37,20 @@ class Dataset:
 
     Args:
         name: one of `SOURCES`.
-        path: folder of the files; ignored where the set comes with a package.
-        batch_size: images a batch.
+        path: folder of the files; ignored for a data set that comes with a package.
+        batch_size: images per batch.
         num_parallel_workers: threads that read image files, clamped to the number of cores. No result depends on it.
         augment: whether training images are augmented.
         seed: fixes, with the epoch, the order of training images and their augmentation.
-        rank, size: which of how many workers this is, for its share of the images.
-        download: fetch the files if they are not there, where that is allowed.
-        splits: the ones that are opened.
+        rank, size: this worker's rank and the number of workers, which divide the images.
+        download: whether to download files that are missing; only for CIFAR.
+        splits: the splits to open.
         image_size: height and width of the images; None: the data set's own.
-        holdout: how many training images are kept out of training, for `validation`. They are the same for any seed
-            and number of workers; a larger holdout contains a smaller one.
+        holdout: number of training images that are kept out of training, for `validation`. They are the same for any
+            seed and number of workers; a larger holdout contains a smaller one.
 
     Attributes:
-        preprocessing (Preprocessing): of this data set, with its classes and the size in use.
+        preprocessing (Preprocessing): preprocessing of this data set, with its classes and the image size in use.
 
     Raises:
         UserError: an unknown name; files missing, truncated or damaged; splits with different classes; a holdout that
@@ -90,7 +90,7 @@ class Dataset:
             self._hold_out(holdout)
         self.found = self._times()
         self.reader: BatchReader | None = None  # of the epoch under way
-        self.delivered = 0  # of its batches
+        self.delivered = 0  # number of its batches that were given
         if self.has_files and self.threads < num_parallel_workers and rank == 0:
             print(
                 f"warning: data.num_parallel_workers is {num_parallel_workers}, but this machine has {self.threads} "
@@ -105,18 +105,18 @@ class Dataset:
 
     @property
     def replaced(self) -> int | None:
-        """How many images of the batches that `train` gave since its last call could not be decoded, so that others
-        came in their place. None after `train_pipeline`: nobody knows what a device took."""
+        """Number of images in the batches given since the last call of `train` that could not be decoded and were
+        replaced. None after `train_pipeline`: how many batches a device has read is unknown."""
         return self.reader and sum(self.reader.replaced[: self.delivered])
 
     def check(self, splits: tuple[str, ...] | None = None, shared: bool = True) -> int:
-        """Decode every image file of these splits, or of all that are open, with a progress bar; return how many.
+        """Decode every image file of these splits, or of all open splits, with a progress bar; return their number.
 
-        Held-out images are always among them, as they are evaluated. Workers that train together divide them, unless
-        they are not `shared`. Data sets without a file for each image were verified when they were opened: 0.
+        Held-out images are always included, as they are evaluated. If `shared`, the workers divide the images. Data
+        sets without a file for each image were verified when they were opened: 0.
 
         Raises:
-            UserError: names the first that cannot be decoded, and says how many there are.
+            UserError: names the first image that cannot be decoded, and the number of such images.
         """
         paths = [path for split in splits or self.images for path in self.images[split].paths]
         if splits and "train" not in splits and "train" in self.images and self.images["train"].paths:
@@ -141,10 +141,10 @@ class Dataset:
         return len(paths)
 
     def train_steps(self) -> int:
-        """Full batches an epoch and worker; a last partial batch is dropped, as its shape would compile a second graph.
+        """Full batches per epoch and worker. A last partial batch is dropped: its shape would compile a second graph.
 
         Raises:
-            UserError: there is not one.
+            UserError: a worker has fewer images than one batch.
         """
         images = self.train_images() // self.size
         if images < self.batch_size:
@@ -152,34 +152,34 @@ class Dataset:
         return images // self.batch_size
 
     def train_images(self) -> int:
-        """How many there are to train on, for all workers; held-out images do not count."""
+        """Number of training images over all workers, without held-out images."""
         return len(self.trained)
 
     def test_images(self) -> int:
-        """How many there are, for all workers."""
+        """Number of test images over all workers."""
         return len(self.images["test"])
 
     def validation_images(self) -> int:
-        """How many are held out, for all workers."""
+        """Number of held-out training images over all workers."""
         return len(self.held_out)
 
     def test_batches(self) -> int:
-        """How many `test` gives to the worker that gets most."""
+        """Largest number of test batches of any worker."""
         return self._most_batches(self.test_images())
 
     def validation_batches(self) -> int:
-        """How many `validation` gives to the worker that gets most."""
+        """Largest number of held-out batches of any worker."""
         return self._most_batches(self.validation_images())
 
     def train(self, epoch: int, skip: int = 0, stop: int | None = None) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
-        """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker, from number `skip` up to but without
-        number `stop`, or to the end. Skipped batches are not read.
+        """Batches (images float32 (N, 3, H, W), labels int32 (N,)) of this worker, from batch `skip` up to but not
+        including batch `stop`, or to the end. Skipped batches are not read.
 
         Seed and epoch fix the order of all workers' images. Of the global batch of a step, worker r takes numbers r,
         r + size, r + 2 size and so on, so the images of a step are, over all workers, the same for any number of
         workers with the same global batch. How an image is augmented depends on seed, epoch and image only. So a
-        resumed run sees what the first would have seen. An image that cannot be decoded is replaced by the one after it
-        in the order, and counted by `replaced`.
+        resumed run sees the same batches as one that was not stopped. An image that cannot be decoded is replaced by
+        the next one in the order, and counted by `replaced`.
 
         Raises:
             UserError: image folders have changed since they were opened, or too many images cannot be decoded.
@@ -246,7 +246,7 @@ class Dataset:
         self.held_out, self.trained = np.sort(shuffled[:holdout]), np.sort(shuffled[holdout:])
 
     def _require_unchanged(self) -> None:
-        """UserError if a folder of images has gone, or images came or went, since the set was opened."""
+        """UserError if a folder is missing, or images were added or removed, since the set was opened."""
         for path, now in self._times().items():
             if now != self.found[path]:
                 what = "is gone" if now is None else "has changed"
@@ -255,7 +255,7 @@ class Dataset:
                 )
 
     def _times(self) -> dict[str, int | None]:
-        """When each folder of images changed last, in ns; None if it is not there."""
+        """The time of the last change of each image folder, in ns; None if the folder is missing."""
         return {path: _changed(path) for images in self.images.values() for path in images.folders}
 
     def _counted(self, batches: Iterator) -> Iterator[tuple[ms.Tensor, ms.Tensor]]:
@@ -269,22 +269,22 @@ class Dataset:
         except RuntimeError as error:
             if pipeline.source.error is None:
                 raise
-            raise pipeline.source.error from error  # MindSpore gives its text only
+            raise pipeline.source.error from error  # MindSpore's error has only its text
 
 
 class BatchReader:
     """Whole batches as the rows of a MindSpore dataset: (images float32 (B, 3, H, W), labels int32 (B,)).
 
     Args:
-        images: of the split.
+        images: images of the split.
         batches: the numbers of each batch's images.
-        augment: the epoch whose augmentation is applied; None: none.
-        order: of all images of the epoch; one that cannot be decoded is replaced by the next in it. None: it is an
-            error.
+        augment: the epoch whose augmentation is applied; None: no augmentation.
+        order: numbers of all images of the epoch, in order; an image that cannot be decoded is replaced by the next
+            one. None: an image that cannot be decoded is an error.
 
     Attributes:
-        replaced: how many images of each batch were replaced, once it was read.
-        error: what ended the reading.
+        replaced: number of replaced images in each batch that was read.
+        error: the exception that ended the reading.
     """
 
     def __init__(
@@ -359,5 +359,5 @@ def _changed(path: str) -> int | None:
 
 
 def open_dataset(name: str, **options) -> Dataset:
-    """Open a `Dataset`; its arguments."""
+    """Open a `Dataset`. The arguments are those of the class."""
     return Dataset(name, **options)

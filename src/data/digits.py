@@ -1,8 +1,8 @@
 """scikit-learn's 1,797 handwritten digits (8x8, UCI's optical recognition test set), each pixel repeated to 32x32 RGB.
 
-It comes with the package, so that anybody sees the method learn in minutes without a download. A fixed split: 360 test
-images, the classes in proportion, the rest for training. Without augmentation: a shifted or mirrored digit of 8x8 is
-easily another.
+The data come with scikit-learn, so anybody can see the method learn in minutes without a download. The split is fixed:
+360 test images, the classes in proportion, and the rest for training. There is no augmentation: a shifted or mirrored
+digit of 8x8 easily looks like another one.
 """
 
 import numpy as np

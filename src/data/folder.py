@@ -1,4 +1,4 @@
-"""A folder of images: train/CLASS/* and val/CLASS/*, for ImageNet or images of one's own. Labels count classes by name.
+"""A folder of images: train/CLASS/* and val/CLASS/*, for ImageNet or your own images. Labels count classes by name.
 
 Training crops and scales at random and mirrors; evaluation scales the shorter side and takes the centre.
 """
@@ -23,9 +23,9 @@ FOLDERS = {"train": "train", "test": "val"}
 
 
 class Buffers:
-    """Float32 arrays whose memory is used again once neither they nor views of them are referred to.
+    """Reuse the memory of float32 arrays once nothing refers to them.
 
-    Page faults of a new batch of ImageNet's size cost a tenth or more of the time that its decoding takes.
+    Page faults of a new ImageNet batch cost a tenth or more of its decoding time.
     """
 
     def __init__(self):
@@ -45,12 +45,12 @@ class FileImages(Images):
     """Images that have a file each, read by several threads at each access.
 
     Args:
-        paths: of the files.
+        paths: paths of the image files.
         labels: (N,).
-        classes: their names, by label.
-        folders: that hold the files.
-        preprocessing: size, shorter side, mean and deviation.
-        threads: how many read at the same time. Results do not depend on it.
+        classes: names of the classes, by label.
+        folders: folders with these files.
+        preprocessing: size, shorter side, mean and standard deviation.
+        threads: number of threads that read. Results do not depend on it.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class Folder(Source):
     """Images in class folders.
 
     Args:
-        name: in `PREPROCESSING`.
-        title: as people write it.
+        name: name of the data set in `PREPROCESSING`.
+        title: name of the data set in messages.
         where_to_get: what to do instead of `--download`.
     """
 
@@ -139,7 +139,7 @@ class Folder(Source):
 
 
 class LeftOut:
-    """Counts what is in a folder tree besides images, by kind."""
+    """Counts the entries of a folder tree that are not images, by kind."""
 
     def __init__(self):
         self.counts: Counter[str] = Counter()
@@ -155,7 +155,7 @@ class LeftOut:
 
 
 def _paths_by_class(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
-    """List the images of each class folder, both in the order of their names. Hidden files and folders are passed over.
+    """List the images of each class folder, both in the order of their names. Hidden files and folders are ignored.
 
     Raises:
         UserError: there is no class folder, or one without an image or whose name a checkpoint cannot hold.
@@ -178,7 +178,9 @@ def _paths_by_class(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
         if not images:
             raise UserError(f"the class folder {entry.path} is empty: no file in it ends in {', '.join(SUFFIXES)}")
     if not found:
-        raise UserError(f"{folder} holds no class folders: images are expected in {folder}/CLASS/, a folder a class")
+        raise UserError(
+            f"{folder} holds no class folders: images are expected in {folder}/CLASS/, one folder per class"
+        )
     return found
 
 
@@ -188,7 +190,7 @@ def _visible(folder: str | Path) -> list[os.DirEntry]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a checkpoint can hold it as the name of a class. Bytes that are not UTF-8 come as surrogates."""
+    """Whether a checkpoint can store it as the name of a class. Bytes that are not UTF-8 appear as surrogates."""
     return bool(name.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
@@ -197,7 +199,7 @@ def _kind(entry: os.DirEntry) -> str | None:
     if entry.is_dir():
         return "nested folders"
     if not entry.is_file():
-        return "links that lead nowhere" if entry.is_symlink() else "special files"
+        return "broken links" if entry.is_symlink() else "special files"
     return None if entry.name.lower().endswith(SUFFIXES) else "files with other suffixes"
 
 

@@ -1,4 +1,4 @@
-"""Read one image file: the same pixels for training, evaluation and `--check_data`, since all of them come here.
+"""Read one image file. Training, evaluation and `--check_data` all use this module, so they see the same pixels.
 
 Pillow decodes. What a file holds is decided by its content, not by its suffix. 16-bit grey becomes value >> 8, as
 16-bit colour does; transparency is dropped; CMYK and palettes become RGB; EXIF orientation is not applied; of an
@@ -17,11 +17,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")  
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow's others can run programs or need further libraries
 MAX_PIXELS = 89_478_485  # 256 MiB as RGB; above it Pillow warns of decompression bombs
 MODES_TO_RGB = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-AREA = (0.08, 1.0)  # of a random crop, as a share of the image's
+AREA = (0.08, 1.0)  # area of a random crop, as a share of the image's
 ASPECT_RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10  # to draw a crop that lies inside the image
 
-MAX_LENGTH = 8  # times the shorter side
+MAX_LENGTH = 8  # longer side of a scaled image, in multiples of the shorter side
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
@@ -68,7 +68,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image.load()  # the file is about to be closed; `convert` would copy as well
         return image
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB Pillow warns
+        image = image.convert("RGBA")  # Pillow warns about a direct conversion to RGB
     return image.convert("RGB")
 
 
@@ -76,7 +76,8 @@ def centre(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """The part of an RGB image that evaluation sees: scaled so that the shorter side has `shorter_side` pixels, the
     size x size centre of that; uint8 (size, size, 3).
 
-    Of an image longer than `MAX_LENGTH` times its width only the middle is scaled, as the whole would take gigabytes.
+    Only the middle is scaled of an image longer than `MAX_LENGTH` times its shorter side: the whole would take
+    gigabytes.
     """
     size, shorter_side = preprocessing.size, preprocessing.shorter_side
     longest = MAX_LENGTH * min(image.size)

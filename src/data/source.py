@@ -30,9 +30,9 @@ class Images(ABC):
 
     Attributes:
         labels: int32 (N,).
-        classes: their names, by label.
-        paths: the file of each image; empty if one file holds many, which `Source.open` then verified.
-        folders: where `paths` are; if the time of one changes, images came or went.
+        classes: names of the classes, by label.
+        paths: the file of each image; empty if a file holds many images, which `Source.open` then verified.
+        folders: where `paths` are; if the time of one changes, images were added or removed.
     """
 
     labels: np.ndarray
@@ -76,7 +76,7 @@ class Source(ABC):
 
         Args:
             preprocessing: the one to apply; its size may differ from the usual one.
-            threads: how many read at the same time, where each image has a file.
+            threads: number of threads that read, if each image has a file.
 
         Raises:
             UserError: names a file that is truncated or damaged, or a folder without images.

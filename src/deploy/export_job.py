@@ -81,8 +81,8 @@ def require_data_set_of(checkpoint: checkpoints.Checkpoint, config: Config) -> N
     experiment.require_same_classes(checkpoint.preprocessing, found, config.data.name, checkpoint.path)
     if found.classes != checkpoint.preprocessing.classes:
         raise UserError(
-            f"{checkpoint.path} was trained on {checkpoint.config['data']['name']}, not on {config.data.name}: leave "
-            "out --dataset, the file says what it was trained on"
+            f"{checkpoint.path} was trained on {checkpoint.config['data']['name']}, not on {config.data.name}; leave "
+            "out --dataset: the checkpoint names its data set"
         )
 
 

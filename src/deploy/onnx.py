@@ -18,7 +18,7 @@ def export(network: "nn.Cell", input_shape: tuple[int, int, int], batch_size: in
     """Write a frozen network to an ONNX file with input `images` and output `logits`.
 
     MindSpore exports only fixed shapes; a dynamic batch is set afterwards, which is correct if the network processes
-    images independently. A second ONNX export in one process fails inside MindSpore: call this once a process.
+    images independently. A second ONNX export in one process fails inside MindSpore: call this once per process.
 
     Args:
         network: what `freeze` returns.

@@ -1,4 +1,4 @@
-"""Train with several workers, one a device, in the foreground. On each machine msrun starts train.py --distribute.
+"""Train with several workers, one per device, in the foreground. On each machine msrun starts train.py --distribute.
 
 One machine, with Ascend, GPU or CPU:
     bash scripts/run_distribute_train.sh --workers 8 --device_target Ascend --data_path DIR
@@ -20,7 +20,7 @@ Continue from the last checkpoint, with another number of workers:
     bash scripts/run_distribute_train.sh --workers 4 --resume runs/latest
 
 All other arguments go to train.py; run_standalone_train.sh --help explains them. Each worker takes data.batch_size
-images a step. The output of the machine's first worker is shown.
+images per step. The output of the machine's first worker is shown.
 
 A flag that is not given is looked up in the variables NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, then in those of
 Slurm, then in those of Volcano. MASTER_ADDR and MASTER_PORT only count with several machines, which need different host
@@ -32,7 +32,7 @@ collective communication. The table must number the workers as msrun does, machi
 SIGTERM, SIGHUP and Ctrl-C reach every worker: all finish the step, worker 0 saves, all end. The exit code is 143 or
 130, on every machine. A second signal ends the workers at once. If a worker dies, hangs or loses contact with the
 others, all end within a minute, one sentence names it and its log, and --resume continues from the last checkpoint. The
-exit code is then that of the worker that failed, or 124 if a worker hung, no longer answered, or did not come.
+exit code is then that of the worker that failed, or 124 if a worker hung, no longer answered, or did not connect.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def print_commands(cluster: Cluster, log_dir: str, command: Sequence[str]) -> No
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's flags, and the arguments for train.py."""
+    """Return the launcher's flags, and the arguments for train.py."""
     parser = cli.Parser(prog="run_distribute_train.sh", description=__doc__)
     parser.add_argument(
         "--workers", type=cli.integer, metavar="N", default=2, help="processes on all machines together; default 2"
@@ -121,8 +121,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--master_port",
         type=cli.integer,
         metavar="PORT",
-        help="where the workers meet there, 1024 to 65535, the same on each machine; default: a free one with one "
-        f"machine, {clusters.DEFAULT_PORT} with several",
+        help="port of machine 0 to which the workers connect, 1024 to 65535, the same on each machine; default: a free "
+        f"one with one machine, {clusters.DEFAULT_PORT} with several",
     )
     parser.add_argument(
         "--timeout",
@@ -137,7 +137,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         type=cli.integer,
         metavar="SECONDS",
         default=HANG_SECONDS,
-        help="how long a worker may take for a batch, a step or the like; a worker that takes longer hangs, all are "
+        help="time limit for a batch, a step or another action of a worker; if one takes longer, all workers are "
         "ended; give more on slow disks; 0: no limit, except for a worker that is stopped or no longer answers; "
         f"default {HANG_SECONDS}",
     )
@@ -148,8 +148,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--log_dir",
         metavar="DIR",
         type=cli.path,
-        help="folder for worker_N.log, scheduler.log and msrun.log, in node_N there with several machines; default: "
-        f"{LOGS} in the run folder",
+        help="folder for worker_N.log, scheduler.log and msrun.log; with several machines, its subfolder node_N; "
+        f"default: {LOGS} in the run folder",
     )
     parser.add_argument("--dry-run", action="store_true", help="print each machine's command and start nothing")
     options, arguments = parser.parse_known_args(argv)
@@ -164,7 +164,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def log_folder(folder: str, cluster: Cluster) -> Path:
-    """This machine's own folder: machines may share their disks."""
+    """Return the folder of this machine's logs: machines may share their disks."""
     return Path(folder) / f"node_{cluster.node_rank}" if cluster.nodes > 1 else Path(folder)
 
 

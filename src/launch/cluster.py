@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-DEFAULT_PORT = 8118  # msrun's own, for several machines, which must use the same. One machine takes a free port
+DEFAULT_PORT = 8118  # msrun's default. Several machines must use the same port, one machine takes a free one
 LOOPBACK = "127.0.0.1"
 MAX_WORKERS = 256  # on one machine
 
@@ -25,14 +25,15 @@ class Cluster:
     """The workers of one run, the same number on each machine, and this machine's place.
 
     Args:
-        workers: how many on all machines together.
-        master_port: where they meet, on the machine of `master_addr`, which is number 0.
-        nodes: how many machines.
+        workers: number of workers on all machines together.
+        master_port: port to which the workers connect; 0: any free one.
+        master_addr: name or address of machine 0, which has this port.
+        nodes: number of machines.
         node_rank: this machine's number, from 0.
         timeout: seconds that the workers wait for each other at the start.
-        rank_table: the file for Ascend's collective communication.
+        rank_table: path of the rank table, for Ascend's collective communication.
         devices: ids of each machine's devices, from the rank table.
-        sources: the flags and variables that this was read from, for people.
+        sources: names of the flags and variables that these values were read from, for messages.
     """
 
     workers: int
@@ -58,7 +59,7 @@ class Cluster:
         return rank // self.local_workers
 
     def others(self) -> str:
-        """The other machines, for people, such as "machine 1" or "machines 0, 2, 3"."""
+        """The other machines in words, such as "machine 1" or "machines 0, 2, 3"."""
         numbers = [str(number) for number in range(self.nodes) if number != self.node_rank]
         return f"machine{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
@@ -130,7 +131,7 @@ VARIABLES: dict[str, dict[str, Callable[[str], str]]] = {
 
 
 def find(options: Namespace, variables: Variables = os.environ) -> Cluster:
-    """The cluster that the launcher's flags describe, or the variables where a flag is not given.
+    """Return the cluster that the launcher's flags describe. Variables replace flags that are not given.
 
     Args:
         options: workers, nodes, node_rank, master_addr, master_port, timeout, rank_table, device_target. None: not
@@ -178,9 +179,8 @@ def find(options: Namespace, variables: Variables = os.environ) -> Cluster:
 
 
 def at_open_port(cluster: Cluster) -> Cluster:
-    """The same cluster with a free port, checked if this machine is number 0, where the workers meet.
-
-    msrun starts its scheduler on the machine that has the master's address, even if another one is number 0.
+    """Return the cluster with a free port. Machine 0 checks address and port; the others check that the address is not
+    theirs: msrun starts its scheduler on the machine that has the master's address, even if another one is number 0.
 
     Raises:
         UserError: the address or the port cannot be used.
@@ -218,7 +218,7 @@ def at_open_port(cluster: Cluster) -> Cluster:
 
 
 def _look_up(key: str, given: dict, variables: Variables) -> tuple[int | str, str] | None:
-    """The flag's value, or that of the first variable that is set, and the name of the flag or variable."""
+    """Return the value of the flag, or of the first variable that is set, and the name of the flag or variable."""
     flag = f"--{key}"
     if given[key] is not None:
         return given[key], flag

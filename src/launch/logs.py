@@ -15,7 +15,7 @@ from .cluster import Cluster
 HUNG = 124  # the exit code of timeout(1)
 FAILURE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")  # in msrun's log
 LOST = re.compile(r"The node: (\d+) is timed out")  # in the scheduler's log
-NOT_MET = re.compile(r"Building networking for MS_\w+ failed")  # there, and in a worker's
+NOT_CONNECTED = re.compile(r"Building networking for MS_\w+ failed")  # in the scheduler's or a worker's log
 CUT_OFF = re.compile(r"AllReduce\w*\] .*failed")  # in a worker's log: the others ended while it averaged with them
 UNREACHABLE = "Failed to initialize the node"  # in a worker's log: the scheduler did not answer
 
@@ -24,7 +24,7 @@ class Logs:
     """The logs of this machine's msrun.
 
     Args:
-        folder: where they are.
+        folder: folder of the logs.
         cluster: the run's workers.
     """
 
@@ -42,9 +42,9 @@ class Logs:
             if machine != self.cluster.node_rank:
                 who, log = f"{who} of machine {machine}", f"{self.of(rank).name} there"
             return f"{who} no longer answers: killed, stopped or cut off; see {log}"
-        if NOT_MET.search(scheduler):
+        if NOT_CONNECTED.search(scheduler):
             absent = self.cluster.others() if self.cluster.nodes > 1 else "a worker"
-            return self.not_met(f"{absent} did not come", self.folder)
+            return self.not_connected(f"{absent} did not connect", self.folder)
         return None
 
     def cut_off(self, rank: int) -> str:
@@ -52,11 +52,11 @@ class Logs:
         others = f"the workers of {self.cluster.others()}" if self.cluster.nodes > 1 else "another worker"
         return f"worker {rank} lost {others}; see the logs there, and {self.of(rank)}"
 
-    def not_met(self, reason: str, log: Path) -> str:
-        """A sentence about workers that waited for each other in vain."""
+    def not_connected(self, reason: str, log: Path) -> str:
+        """A sentence about workers that did not connect in time."""
         cluster = self.cluster
         return (
-            f"the {cluster.workers} workers did not meet at {cluster.master_addr}:{cluster.master_port} within "
+            f"the {cluster.workers} workers did not connect at {cluster.master_addr}:{cluster.master_port} within "
             f"{cluster.timeout} s (--timeout): {reason}; see {log}"
         )
 
@@ -78,13 +78,14 @@ class Logs:
     def explain(self, rank: int, status: int) -> tuple[int, str]:
         """The exit code and the sentence for a worker of this machine that failed."""
         log = self.text(self.of(rank).name)
-        if NOT_MET.search(log):
-            others = f"{self.cluster.others()} did not come" if self.cluster.nodes > 1 else "not all came"
-            return HUNG, self.not_met("the master did not answer" if UNREACHABLE in log else others, self.of(rank))
+        if NOT_CONNECTED.search(log):
+            others = self.cluster.others() if self.cluster.nodes > 1 else "some workers"
+            reason = "the master did not answer" if UNREACHABLE in log else f"{others} did not connect"
+            return HUNG, self.not_connected(reason, self.of(rank))
         if CUT_OFF.search(log):
             return HUNG, self.cut_off(rank)
         said = ""
-        if rank != self.cluster.first_rank:  # whose output was shown
+        if rank != self.cluster.first_rank:  # the first worker's output was shown
             said = "".join([line.removeprefix("error") for line in log.splitlines() if line.startswith("error: ")][-1:])
             if not said and status > 0:
                 print(*log.splitlines()[-20:], sep="\n", file=sys.stderr)

@@ -27,7 +27,7 @@ STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a worker 
 TICK_SECONDS = 0.5
 HANG_SECONDS = int(heartbeat.MIN_SECONDS)
 SAVING_SECONDS = 60  # for workers to save and end after msrun has ended without them
-CUT_OFF_SECONDS = 10  # for a worker to end when the others have gone; MindSpore can take more than half a minute
+CUT_OFF_SECONDS = 10  # for a worker to end after the others have; MindSpore can take more than half a minute
 KILLING_SECONDS = 10  # for a killed process to disappear
 MAX_LINE = 1000  # bytes at the end of a log that are searched again together with what follows
 # timeout(1) sends its signal twice in a row, to the process and then to its group: within this time it counts once.
@@ -38,10 +38,10 @@ class Supervisor:
     """Runs msrun and this machine's workers from start to end.
 
     Args:
-        cluster: how many workers, where they meet, and this machine's share.
-        log_dir: an existing folder.
+        cluster: the run's workers, and this machine's share of them.
+        log_dir: folder for the logs, which exists.
         command: the Python file that each worker runs, and its arguments.
-        hang_timeout: seconds that a worker has at least for anything it does; 0: no limits.
+        hang_timeout: smallest time limit for an action of a worker, in seconds; 0: no limits.
     """
 
     def __init__(self, cluster: Cluster, log_dir: Path, command: Sequence[str], hang_timeout: int = HANG_SECONDS):
@@ -58,11 +58,11 @@ class Supervisor:
         self.command = msrun_command(cluster, log_dir, command)
         self.stop_signal = 0
         self.stopped_at = 0.0
-        self.workers: dict[int, psutil.Process] = {}  # by rank, as far as they have been seen
+        self.workers: dict[int, psutil.Process] = {}  # by rank; those seen so far
         self.schedulers: set[psutil.Process] = set()
         self.signalled: set[psutil.Process] = set()
         self.unkillable: set[psutil.Process] = set()
-        self.exit_status: int | None = None  # decided here, whatever msrun's is
+        self.exit_status: int | None = None  # set when the launcher ends the run; replaces msrun's code
         self.cut_off_at: float | None = None
         self.logs.of(cluster.first_rank).write_bytes(b"")
         self.shown = self.logs.of(cluster.first_rank).open("rb")
@@ -75,7 +75,7 @@ class Supervisor:
                 signal.signal(number, self.on_signal)
 
     def run(self) -> int:
-        """Start msrun. Return the exit code when it and everything it started have ended."""
+        """Start msrun. Return the exit code after msrun and all processes that it started have ended."""
         shutil.rmtree(self.heartbeats, ignore_errors=True)  # of a launcher that was killed
         self.heartbeats.mkdir()
         with (self.logs.folder / "msrun.log").open("wb") as log:
@@ -126,7 +126,7 @@ class Supervisor:
             return self.logs.cut_off(self.cluster.first_rank)
         if lost := self.logs.lost():
             return lost
-        # msrun does not watch its scheduler. Asked in this order: a worker notes its end before the scheduler ends.
+        # msrun does not watch its scheduler. The order matters: a worker notes its end before the scheduler ends.
         ended = [process for process in self.schedulers if heartbeat.has_ended(process.pid)]
         if ended and self.watch.scheduler_is_needed(self.workers):
             return f"msrun's scheduler has failed, which the workers need; see {self.logs.folder}/scheduler.log"
@@ -152,14 +152,14 @@ class Supervisor:
         try:
             sys.stdout.buffer.write(output)
             sys.stdout.buffer.flush()
-        except OSError:  # a full disk, a closed terminal, a reader that has gone: the run continues
+        except OSError:  # a full disk, a closed terminal or pipe: the run continues
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def processes(self, role: str | None = None) -> dict[psutil.Process, int]:
         """The processes of this run, msrun included, and their ranks; -1: no rank.
 
         Args:
-            role: only those that msrun started in this role of MindSpore's, without what these have started.
+            role: MS_WORKER or MS_SCHED: only processes that msrun started in this role, without their child processes.
         """
         found = {}
         for process in psutil.process_iter(["environ"]):
@@ -171,7 +171,7 @@ class Supervisor:
         return found
 
     def is_in_role(self, process: psutil.Process, role: str) -> bool:
-        """Whether it is the worker or the scheduler itself: processes that these start inherit their variables."""
+        """Whether it is the worker or the scheduler itself: their child processes inherit the variables."""
         try:
             if role == "MS_SCHED":
                 return process.ppid() == self.msrun.pid
@@ -228,7 +228,8 @@ class Supervisor:
             sys.exit(128 + number)
 
     def exit_code(self) -> int:
-        """The failed worker's, or msrun's. Prints where to look, unless all went well or ended as a signal asked."""
+        """Return the failed worker's exit code, or msrun's. Print where to look, unless the run succeeded or a signal
+        ended it."""
         if self.exit_status is not None:
             return self.exit_status
         if (failure := self.logs.failure()) is None:
@@ -238,8 +239,8 @@ class Supervisor:
         else:
             process, ended_with = failure
             code = shell_code(ended_with)
-            # STOPPED may come of a signal to another machine's launcher. A worker that still starts is ended by the
-            # signal itself.
+            # A STOPPED code may follow a signal to another machine's launcher. A worker that is still starting is
+            # killed by the signal.
             silent = ended_with in STOPPED or (self.stop_signal and ended_with == -self.signal_for_workers)
             sentence = f"a worker {end_of(ended_with)}; see {self.logs.folder}/worker_*.log"
             if silent:
@@ -253,7 +254,7 @@ class Supervisor:
         return code
 
     def rank_of(self, process: int) -> int | None:
-        """The worker's rank. None if it ended before it was seen here, unless all others were seen."""
+        """The worker's rank. None if it ended before it was seen here and other workers were not seen either."""
         first = self.cluster.first_rank
         unseen = set(range(first, first + self.cluster.local_workers)) - self.workers.keys()
         ranks = {worker.pid: rank for rank, worker in self.workers.items()}
@@ -274,7 +275,7 @@ def changes_to_environment(cluster: Cluster) -> dict[str, str]:
 
 
 def msrun_command(cluster: Cluster, log_dir: Path, command: Sequence[str]) -> list[str]:
-    """The complete command.
+    """Return the complete msrun command.
 
     Raises:
         UserError: msrun is not installed.

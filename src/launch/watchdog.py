@@ -10,8 +10,8 @@ import psutil
 from .. import heartbeat
 from ..heartbeat import Beat
 
-STOPPED_SECONDS = 20  # MindSpore gives a silent worker half a minute, and then blames another one
-# Added to the limits of workers that wait for other machines: MindSpore or the launcher there may know who is to blame.
+STOPPED_SECONDS = 20  # MindSpore waits half a minute for a silent worker, and then blames another one
+# Added to the limits of workers that wait for other machines: MindSpore or the launcher there may know the cause.
 OTHERS_SECONDS = 15
 
 
@@ -19,8 +19,8 @@ class Watch:
     """Watches the workers of this machine.
 
     Args:
-        folder: of the heartbeats.
-        single_machine: there are no workers on other machines.
+        folder: folder of the heartbeats.
+        single_machine: whether there are no workers on other machines.
     """
 
     def __init__(self, folder: Path, single_machine: bool):
@@ -29,8 +29,8 @@ class Watch:
         self.stopped_since: dict[int, float] = {}
 
     def hung(self, workers: Mapping[int, psutil.Process]) -> dict[tuple[int, ...], str]:
-        """The workers that keep the run from going on, with a phrase about each of them, or one about all workers if
-        they wait for each other. Empty if none is late or stopped.
+        """The workers that block the run, with a phrase about each of them, or one phrase about all workers if they
+        wait for each other. Empty if none is late or stopped.
 
         Args:
             workers: rank -> process.
@@ -55,12 +55,12 @@ class Watch:
         return {(rank,): self._phrase(rank, states[rank], beats.get(rank), now) for rank in sorted(causes)}
 
     def scheduler_is_needed(self, workers: Mapping[int, psutil.Process]) -> bool:
-        """Whether a worker is at work, so that msrun's scheduler must not have ended yet."""
+        """Whether a worker has not finished yet and so needs msrun's scheduler."""
         beats = (heartbeat.read(self.folder, rank) for rank in workers)
         return any(beat is not None and beat.doing != heartbeat.ENDING for beat in beats)
 
     def _deadline(self, beat: Beat) -> float:
-        """When what the worker does must be over."""
+        """The time by which the worker's current action must end."""
         if beat.until is None:
             return math.inf
         return beat.until + (OTHERS_SECONDS if beat.waiting and not self.single_machine else 0)
@@ -76,11 +76,11 @@ class Watch:
         return f"worker {rank} has been hanging{since}{doing}"
 
     def _phrase_about_all(self, beats: Mapping[int, Beat], everybody: bool) -> str:
-        """About workers that all wait: any of them may be the one that the others wait for.
+        """A phrase about workers that all wait: any of them may be the one that the others wait for.
 
         Args:
-            beats: the waiting workers'.
-            everybody: they are all workers of the run.
+            beats: heartbeats of the waiting workers, by rank.
+            everybody: whether these are all workers of the run.
         """
         numbers = ", ".join(map(str, sorted(beats)))
         who = f"workers {numbers} have" if len(beats) > 1 else f"worker {numbers} has"

@@ -29,8 +29,8 @@ class Layer(nn.Cell):
         self.pool = nn.MaxPool2d(2, 2) if pool else nn.Identity()
         self.bn = nn.BatchNorm2d(channels)
         # Changes no sign, but stops the gradient where |t| > 1 for every estimator: from n = 15 on, activations see
-        # part of the first side lobe of the Fourier gradient, and never the others. In the full-precision baseline it
-        # is the activation, as in IR-Net's code.
+        # (for n up to 18) part of the first side lobe of the Fourier gradient. In the full-precision baseline it is the
+        # activation, as in IR-Net's code.
         self.activation = nn.Hardtanh()
 
     def construct(self, x):

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     begun = [run for run in runs if run.state() == BEGUN]
     if begun and not arguments.resume and not arguments.dry_run:
         raise UserError(
-            f"{begun[0].folder} was begun and not finished: continue with --resume, or choose another --output_dir"
+            f"{begun[0].folder} was started but not finished: continue with --resume, or choose another --output_dir"
         )
     if not arguments.dry_run:
         require_writable(output)
@@ -139,7 +139,7 @@ def print_plan(study: Study, runs: list[Run], size: DataSize) -> None:
         time = "" if state == FINISHED else f"  about {estimates.spoken(seconds)}"
         print(f"  {run.spec.name:<{width}}  seed {run.seed}  {state:<8}{time}")
     source = "of two CPU cores, measured elsewhere" if guessed else "of this study's runs so far"
-    print(f"in all about {estimates.spoken(total)}, by the speeds {source}", flush=True)
+    print(f"about {estimates.spoken(total)} in total, estimated from the speed {source}", flush=True)
 
 
 def execute(

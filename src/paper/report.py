@@ -62,8 +62,10 @@ class Budget:
         """A warning about runs that differ from the recipe; empty if they do not."""
         train = self.config.train
         if train.epochs < self.recipe.train.epochs or train.steps_per_epoch is not None:
-            return "shortened runs: they test the machinery and tell nothing about the methods"
-        return "not the paper's recipe: the numbers cannot be compared with it" if self.departures else ""
+            return "shortened runs: they test the code and say nothing about the methods"
+        if self.departures:
+            return "runs that differ from the paper's recipe: their numbers cannot be compared with the paper's"
+        return ""
 
     def __str__(self) -> str:
         train, full = self.config.train, self.recipe.train

@@ -94,8 +94,8 @@ def resumed(folder: Path, arguments: Namespace, overrides: dict[str, Any]) -> Co
     if arguments.config or changed:
         what = "--config" if arguments.config else ", ".join(changed)
         raise UserError(
-            f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can; to train on with "
-            f"other settings, start a new run from its weights: --init_checkpoint {folder / LAST}"
+            f"{what} cannot change when a run is resumed; only {', '.join(sorted(RESUMABLE))} can; to continue "
+            f"with other settings, start a new run from its weights: --init_checkpoint {folder / LAST}"
         )
     kept = epoch_checkpoints(folder)
     if arguments.from_epoch is not None and arguments.from_epoch not in kept:

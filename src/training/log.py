@@ -23,7 +23,7 @@ class RunLog:
     """Copies what this process prints into a file, as long as the context lasts; progress bars are left out.
 
     What is printed before `open` is kept and written then. The error that ends the context is logged as the CLI prints
-    it, a fault of the program with its traceback. A file that cannot be written does not end a run.
+    it, a bug with its traceback. A file that cannot be written does not end a run.
     """
 
     def __init__(self) -> None:

@@ -97,15 +97,15 @@ def build_experiment(config: Config, checkpoint: Checkpoint | None, worker: Work
 
 
 def warn_of_other_draws(config: Config, checkpoint: Checkpoint) -> None:
-    """Tell on stderr that a run of format 0 drew its images in another way; CIFAR's flips depended on the crops."""
+    """Warn on stderr that a run of format 0 drew its images differently; CIFAR's flips depended on the crops."""
     if checkpoint.format != 0:
         return
     augmented = config.data.augment and config.data.name != "digits"
     echo(
-        f"warning: {checkpoint.path} is of an earlier version; from here on, "
-        + ("the order of images and their random crops and flips are" if augmented else "the order of images is")
-        + " drawn in another way"
-        + (", so that this run no longer has the augmentation that it began with" if augmented else "")
+        f"warning: {checkpoint.path} was written by an earlier version; from now on the order of images"
+        + (", their crops and flips are" if augmented else " is")
+        + " drawn differently than at the start of this run"
+        + (", so the run no longer has the augmentation that it began with" if augmented else "")
         + ("; the rest of this epoch may repeat images" if checkpoint.state["step"] else ""),
         sys.stderr,
     )

@@ -86,10 +86,9 @@ def results(sunk: SunkSteps, pipeline: Pipeline, steps: int, sink_size: int) -> 
 def device_queue(take_step: Callable, pipeline: Pipeline) -> Iterator[Callable[[], None]]:
     """Give a function that passes the next batch of the pipeline to `take_step`, from the device's queue.
 
-    Not run on a device so far. To check there: that two calls overlap, which is the purpose of sinking; that nothing is
-    compiled when the next epoch's queue opens (so the step's graph is not part of the queue's graph, there is no
-    `jit_config`: each queue has its own name, and a graph that reads the queue contains the name); that `release` frees
-    the queue, which otherwise fills with another round of the pipeline.
+    Not run on a device yet. Check there that (1) two calls overlap; (2) opening the next epoch's queue compiles
+    nothing; (3) `release` frees the queue, which otherwise fills with another round of the pipeline. No `jit_config` is
+    passed: each queue's name is part of a graph that reads it, so the step would compile again.
     """
     next_step = ms.data_sink(take_step, pipeline, sink_size=1)
     try:

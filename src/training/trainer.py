@@ -137,10 +137,10 @@ class Trainer:
 
     def _fit(self) -> None:
         self.heartbeat.note("comparing the workers", waiting=True)
-        self._require_the_same("config", self.experiment.config.model_dump(exclude=OF_A_MACHINE))
+        self._require_the_same(self.experiment.config.model_dump(exclude=OF_A_MACHINE), "a different config")
         data = self.experiment.data
         images = [self.experiment.steps_per_epoch, data.train_images(), data.test_images()]
-        self._require_the_same("data", [images, data.preprocessing.to_dict()])
+        self._require_the_same([images, data.preprocessing.to_dict()], "different data")
         self._require_the_same_state("at the start")
         self._each("on_train_begin")
         while self.progress.epoch < self.experiment.config.train.epochs:
@@ -207,7 +207,7 @@ class Trainer:
         steps = state.pop("steps_per_epoch")
         if steps != self.experiment.steps_per_epoch:
             raise UserError(
-                f"{checkpoint.path} was made with {steps} steps an epoch, but the data now give "
+                f"{checkpoint.path} was made with {steps} steps per epoch, but the data now give "
                 f"{self.experiment.steps_per_epoch}: resume with the same data, batch size and workers"
             )
         scaler = state.pop("scaler", None)
@@ -310,8 +310,8 @@ class Trainer:
             raise Diverged(self._divergence(f"{state[place - 1].name}", self.progress.step))
 
     def _require_applied_steps(self) -> None:
-        """Raise Diverged if every step of the epoch overflowed with a fixed loss scale: none ever would fit. A dynamic
-        one falls with each overflow, and at 1 the next is refused."""
+        """Raise Diverged if every step of the epoch overflowed with a fixed loss scale: a fixed loss scale never
+        recovers. A dynamic one halves with each overflow; at 1, the next overflow ends the run."""
         steps, fixed = self.experiment.steps_per_epoch, isinstance(self.experiment.scaler, amp.StaticLossScaler)
         if fixed and self.progress.skipped == steps:
             raise Diverged(
@@ -326,12 +326,13 @@ class Trainer:
         self.heartbeat.note("waiting for worker 0 to save", waiting=True, seconds=SAVING_SECONDS)
         self.collectives.wait()
 
-    def _require_the_same(self, what: str, content: Any) -> None:
-        """Raise UserError on all workers if the config or data of one differ from the others'."""
+    def _require_the_same(self, content: Any, difference: str) -> None:
+        """Raise UserError on all workers if the content (config or data) of one differs from the others'."""
         outliers = self.collectives.outliers(zlib.crc32(json.dumps(content).encode()))
         if outliers:
             raise UserError(
-                f"{self._named(outliers)} has another {what} than the others: give all the same arguments and files"
+                f"{self._named(outliers)} {'has' if len(outliers) == 1 else 'have'} {difference} from the others: give "
+                "all workers the same arguments and files"
             )
 
     def _require_the_same_state(self, when: str) -> None:
@@ -344,8 +345,9 @@ class Trainer:
         outliers = self.collectives.outliers(zlib.crc32(repr(place).encode(), checksum(state)))
         if outliers:
             raise UserError(
-                f"{self._named(outliers)} differs from the others {when}, in weights, statistics or schedules: look "
-                "for other versions or a broken device there, and resume from the last checkpoint"
+                f"{self._named(outliers)} {'differs' if len(outliers) == 1 else 'differ'} from the others {when}, in "
+                "weights, statistics or schedules: check for different software versions or a faulty device there, and "
+                "resume from the last checkpoint"
             )
 
     def _state(self) -> list[Parameter]:
@@ -354,7 +356,7 @@ class Trainer:
         return [*experiment.network.get_parameters(), *checkpoints.optimizer_state(experiment.optimizer)]
 
     def _named(self, ranks: list[int]) -> str:
-        return f"worker {', '.join(map(str, ranks))} of {self.collectives.size}"
+        return f"worker{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {self.collectives.size}"
 
     def _results(self) -> Iterator[StepResult]:
         """The results of the epoch's remaining steps. A step is taken when its result is requested."""

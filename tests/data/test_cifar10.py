@@ -223,7 +223,7 @@ def test_augmented_images_of_a_step_are_those_of_one_worker_with_the_same_global
         assert sorted(together) == sorted(image.tobytes() for image in images.asnumpy())
 
 
-def test_files_that_go_while_they_are_used_are_not_missed(folder):
+def test_files_may_be_deleted_after_loading(folder):
     data = dataset(folder.parent, batch_size=100)
     expected, _, _ = collect(data.train(0))
     (folder / "data_batch_2.bin").unlink()

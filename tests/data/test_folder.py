@@ -199,7 +199,7 @@ def test_what_is_not_read_is_counted_in_one_warning(tree, capsys):
     for part in (
         f"1 files or links outside class folders (first {tree}/train/outside.jpg)",
         f"1 nested folders (first {tree}/train/class0/deeper.jpg)",
-        f"2 links that lead nowhere (first {tree}/train/class0/gone.jpg)",
+        f"2 broken links (first {tree}/train/class0/gone.jpg)",
         f"1 files with other suffixes (first {tree}/train/class1/notes.txt)",
         f"1 special files (first {tree}/train/class2/pipe.jpg)",
     ):

@@ -10,7 +10,6 @@ from PIL import Image, PngImagePlugin
 from src.data.image_files import MAX_PIXELS, UndecodableImage, centre, open_image, random_box, random_crop
 from src.preprocessing import PREPROCESSING
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 FOLDER = PREPROCESSING["folder"]
 
 
@@ -134,12 +133,3 @@ def test_random_crops_have_the_area_and_aspect_ratio_of_the_recipe():
         lefts.append(left / max(width - right + left, 1))
     assert 0.075 < min(areas) < 0.1 and 0.9 < max(areas) <= 1 and 0.74 < min(ratios) < max(ratios) < 1.35
     assert abs(np.mean(lefts) - 0.5) < 0.03
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not on this machine")
-def test_the_shared_cases():
-    grey = np.asarray(Image.open(CASES / "gray16.png"))
-    np.testing.assert_array_equal(np.asarray(open_image(str(CASES / "gray16.png")))[..., 0], grey >> 8)
-    assert open_image(str(CASES / "webp_named.jpg")).size == (400, 300)
-    with pytest.raises(UndecodableImage, match="megapixels"):
-        open_image(str(CASES / "bomb196MP.png"))

@@ -405,7 +405,7 @@ def test_a_worker_that_is_stopped_ends_the_run_and_the_last_checkpoint_resumes(l
     start = time.monotonic()
     os.kill(launcher.workers()["1"], signal.SIGSTOP)
     assert launcher.exit_code() == HUNG
-    assert time.monotonic() - start < 300  # a minute where nothing else runs
+    assert time.monotonic() - start < PATIENCE
     assert "error: worker 1 has been stopped (by SIGSTOP or a debugger)" in launcher.output()
     step = checkpoints.read(last).state["step"]
     launcher = launch("--resume", "run")

@@ -132,7 +132,7 @@ def test_a_signal_reaches_the_current_run_which_resume_continues(stand_in, tmp_p
     assert "continue with the same command and --resume" in capsys.readouterr().out
     assert calls(stand_in) == [f"{name} seed0 new" for name in TABLE2[:2]]
     assert call(output) == 2
-    assert "seed0 was begun and not finished: continue with --resume" in capsys.readouterr().err
+    assert "seed0 was started but not finished: continue with --resume" in capsys.readouterr().err
     assert call(output, "--resume") == 0
     assert calls(stand_in) == [f"{TABLE2[1]} seed0 resume", f"{TABLE2[2]} seed0 new"]
 
@@ -205,7 +205,7 @@ def test_what_differs_from_the_recipe_is_in_the_title(stand_in, tmp_path):
     )
     page = (output / "table2.md").read_text()
     assert "Digits, 400 epochs of 44 steps, batch 32, optimizer.lr 0.5, seed 0." in page
-    assert "**Not results.** These are not the paper's recipe" in page
+    assert "**Not results.** These are runs that differ from the paper's recipe" in page
 
 
 def test_a_signal_that_was_ignored_stays_ignored(stand_in, tmp_path):
@@ -229,7 +229,7 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(stand_in, tmp_path, 
     assert call(output, "--dry-run", name="figure4") == 0
     said = capsys.readouterr().out
     assert "Figure 4: three settings of n: 3 runs in " in said
-    assert said.count(" new ") == 3 and "in all about" in said
+    assert said.count(" new ") == 3 and " in total, estimated from the speed of" in said
     assert not output.exists() and calls(stand_in) == []
 
 
@@ -258,4 +258,4 @@ def test_speeds_measured_in_the_folder_serve_the_estimate(stand_in, tmp_path, ca
     assert call(output, "--dry-run", name="table4") == 0
     # 2 epochs of 44 steps of 32 images, and a quarter of 360, at 100 images/s; 30 s to start
     assert "cifar10_resnet20_fda_eta_none    seed 0  new       about 60 s" in (said := capsys.readouterr().out)
-    assert "in all about 2 min, by the speeds of this study's runs so far" in said
+    assert "about 2 min in total, estimated from the speed of this study's runs so far" in said

@@ -130,7 +130,7 @@ def test_a_resumed_run_keeps_the_epoch_at_whose_end_it_was_killed(tmp_path, kill
     assert {number: path.read_text() for number, path in epoch_checkpoints(tmp_path).items()} == {3: "3", 4: "4"}
 
 
-def test_the_best_is_chosen_from_evaluated_epochs_on_the_images_that_are_to_choose(tmp_path):
+def test_best_is_chosen_from_evaluated_epochs(tmp_path):
     trainer, saver = Pretender(tmp_path), callbacks.SaveCheckpoints(tmp_path)
     trainer.progress.epoch = 1
     saver.on_epoch_end(trainer, {"train_loss": 1.0})  # not evaluated

@@ -73,7 +73,7 @@ def test_large_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_count_as_wrong(bad):
+def test_logits_that_are_not_finite_count_as_wrong(bad):
     logits = LOGITS.copy()
     logits[0, 0] = bad
     logits[3, 5] = np.nan

@@ -14,20 +14,19 @@ def config(**overrides):
 @pytest.mark.parametrize(
     ("name", "augment", "step", "says", "says_not"),
     [
-        ("cifar10", True, 0, "order of images and their random crops and flips are drawn", "repeat"),
+        ("cifar10", True, 0, "the order of images, their crops and flips are drawn differently", "repeat"),
         ("cifar100", True, 3, "no longer has the augmentation that it began with; the rest of this epoch", "\n\n"),
         ("folder", True, 0, "no longer has the augmentation", "repeat"),
-        ("cifar10", False, 0, "the order of images is drawn in another way\n", "augmentation"),
-        ("digits", True, 3, "the order of images is drawn in another way; the rest of this epoch", "augmentation"),
+        ("cifar10", False, 0, "images is drawn differently than at the start of this run\n", "augmentation"),
+        ("digits", True, 3, "is drawn differently than at the start of this run; the rest", "augmentation"),
     ],
 )
-def test_a_run_of_format_0_is_told_that_its_images_are_drawn_in_another_way(
-    name, augment, step, says, says_not, capsys
-):
+def test_a_run_of_format_0_is_told_that_its_images_are_drawn_differently(name, augment, step, says, says_not, capsys):
     own = config(data__name=name, data__augment=augment)
     warn_of_other_draws(own, Checkpoint("last.ckpt", {}, format=0, state={"step": step}))
     told = capsys.readouterr().err
-    assert told.startswith("warning: last.ckpt is of an earlier version") and says in told and says_not not in told
+    assert told.startswith("warning: last.ckpt was written by an earlier version")
+    assert says in told and says_not not in told
     warn_of_other_draws(own, Checkpoint("last.ckpt", {}, format=1, state={"step": step}))
     assert capsys.readouterr().err == ""
 

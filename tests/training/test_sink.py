@@ -1,4 +1,4 @@
-"""Data sinking, with a stand-in for the device's queue that passes the same batches."""
+"""Data sinking, with a mock of the device's queue that passes the same batches."""
 
 from types import SimpleNamespace
 
@@ -93,7 +93,7 @@ def test_the_totals_are_what_the_host_adds_up_and_schedules_continue():
     assert len(cell.compile_cache) == 1
 
 
-def test_once_a_loss_is_no_number_the_weights_stay_the_last_good_ones():
+def test_once_a_loss_is_not_finite_the_weights_stay_the_last_good_ones():
     host, step = twice(lambda: Small(noise=False))
     totals = totals_of(sunk(step), batches(GOOD, GOOD, BAD, GOOD, BAD))
     np.testing.assert_allclose(totals[:4], on_the_host(host, batches(GOOD, GOOD))[:4], rtol=1e-6)
@@ -101,7 +101,7 @@ def test_once_a_loss_is_no_number_the_weights_stay_the_last_good_ones():
     assert_same_state(step, host)
 
 
-def test_so_they_do_once_a_gradient_is_no_number():
+def test_weights_stay_the_last_good_ones_once_a_gradient_is_not_finite():
     optimizer = nn.Momentum((network := Root()).trainable_params(), 0.1, 0.9)
     step = TrainStep(network, nn.CrossEntropyLoss(), optimizer)
     cell, labels = sunk(step), Tensor([0, 1], ms.int32)

@@ -92,7 +92,7 @@ def test_one_compilation_for_all_steps(graph_mode):
     assert len(step.compile_cache) == 2
 
 
-def test_a_gradient_that_is_no_number_is_reported(any_mode):
+def test_a_gradient_that_is_not_finite_is_reported(any_mode):
     step = make(Small(noise=False))
     loss, _, finite = step(with_infinity(), Tensor(LABELS))
     assert not finite.asnumpy()

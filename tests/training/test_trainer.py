@@ -205,7 +205,7 @@ def test_statistics_of_other_workers_are_refused_on_resume(tmp_path):
 def test_other_data_are_refused_on_resume(tmp_path):
     first = Trainer(tiny_experiment(tmp_path), [])
     first.save(tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="was made with 3 steps an epoch, but the data now give 2"):
+    with pytest.raises(UserError, match="was made with 3 steps per epoch, but the data now give 2"):
         Trainer(tiny_experiment(tmp_path, steps_per_epoch=2), []).resume(checkpoints.read(tmp_path / "last.ckpt"))
 
 
