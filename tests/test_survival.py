@@ -24,10 +24,9 @@ from src.launch.cluster import Cluster, at_open_port
 from src.launch.logs import HUNG
 from src.launch.processes import Supervisor
 from src.run_dir import epoch_checkpoints, lock_run_dir
-from tests.helpers import processes
+from tests.helpers import failing_worker, processes
 from tests.helpers.images import write_tree
 from tests.soak import kills
-from tests.training import failing_worker
 from train import main as train
 
 SMALL = (

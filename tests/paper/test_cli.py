@@ -28,7 +28,7 @@ def stand_in(tmp_path, monkeypatch):
     """A folder with the replacement of train.py; signal handlers are restored afterwards."""
     root = tmp_path / "root"
     root.mkdir()
-    (root / "train.py").write_text((Path(__file__).with_name("fake_train.py")).read_text())
+    (root / "train.py").write_text((processes.ROOT / "tests/helpers/fake_train.py").read_text())
     (root / "configs").symlink_to(processes.ROOT / "configs")
     (root / "root.json").write_text(json.dumps(str(processes.ROOT)))
     behave(root)

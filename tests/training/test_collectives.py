@@ -13,7 +13,7 @@ from src.launch.cluster import Cluster, at_open_port
 from src.launch.processes import Supervisor
 from src.runtime import Worker
 from src.training.evaluation import evaluate
-from tests.training import collectives_worker as program
+from tests.helpers import collectives_worker as program
 
 IMAGES_A_FILE = 10_000
 TRAIN_IMAGES = 5 * IMAGES_A_FILE

@@ -15,7 +15,7 @@ from src.runtime import Worker
 from src.training import sink
 from src.training.step import TrainStep, results
 from src.training.trainer import Callback, Diverged, Trainer
-from tests.training.test_step import LABELS, Small, images, make, weights, with_infinity
+from tests.helpers.steps import LABELS, Small, images, make, weights, with_infinity
 
 pytestmark = pytest.mark.usefixtures("graph_mode")  # there is no other with data sinking
 
