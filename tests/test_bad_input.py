@@ -103,7 +103,11 @@ IN_PROCESS = [
     ("train", "--num-workers 2", "unknown argument '--num-workers' (did you mean --data.num_parallel_workers?)"),
     ("train", "-j 2", "unknown argument '-j' (did you mean --data.num_parallel_workers?)"),
     ("train", "--weight-decay 0", "unknown argument '--weight-decay' (did you mean --optimizer.weight_decay?)"),
-    ("train", "--name x", "did you mean --data.name or --network.name or --optimizer.name or --scheduler.name?"),
+    (
+        "train",
+        "--name x",
+        "did you mean --data.name or --network.name or --schedules.alpha.name or",
+    ),
     ("train", "digits.yaml", "unknown argument 'digits.yaml' (did you mean --config digits.yaml?)"),
     ("train", "--data.workers 2", "--data.workers is now called --data.num_parallel_workers"),
     ("train", "--epochs 1_000", "train.epochs is '1_000', but must be a valid integer"),
