@@ -103,10 +103,8 @@ def test_sigterm_saves_and_resume_counts_what_the_epoch_replaced(tmp_path):
     (tree / "val/class3").rename(tree / "val/class9")
     done = processes.run(*program, "--resume", "run", cwd=tmp_path)
     assert done.returncode == 2
-    assert (
-        "trained on 4 classes" in done.stderr
-        and "class 3 is class3 in the checkpoint and class9 in the data" in done.stderr
-    )
+    assert "trained on 4 classes" in done.stderr
+    assert "class 3 is class3 in the checkpoint and class9 in the data" in done.stderr
     (tree / "train/class9").rename(tree / "train/class3")
     (tree / "val/class9").rename(tree / "val/class3")
     done = processes.run(*program, "--resume", "run", cwd=tmp_path)
