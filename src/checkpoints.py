@@ -65,6 +65,8 @@ _DTYPES = {
 _MAX_RANK = 32  # numpy's
 _MAX_COUNT = 10_000_000  # epochs, steps, workers
 _NOISE = re.compile(r"\.noise\.")
+# A prefix with such a word names a moment or an average of the weights.
+_COPY = re.compile(r"(^|[._])(w?avg|averaged?|ema|swa|shadow|moment(s|um)?|accum\w*|velocity|optim\w*)\d*[._]", re.I)
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def read(path: str | Path) -> Checkpoint:
         raise
     except _Damaged as error:
         raise UserError(f"{path} is damaged, or no checkpoint: {error}") from error
-    except Exception as error:  # protobuf raises many kinds, by its implementation
+    except Exception as error:  # protobuf raises many kinds, by its implementation; upb a DecodeError if memory is low
+        np.empty(3 * len(content), np.uint8)  # as much as upb may need: MemoryError if there is less
         raise UserError(f"{path} is not a MindSpore checkpoint, or it is truncated or damaged") from error
     names = [name for name, _, _ in entries]
     number = 0 if "config" in names else None
@@ -404,7 +407,7 @@ def load_network(network: nn.Cell, file: str | Path | Checkpoint, new_classes: b
         for name, (value, parameter) in pairs.items()
         if value.dtype.kind != _kind(parameter)
     ]
-    infinite = [name for name, (value, _) in pairs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    infinite = [name for name, (value, parameter) in pairs.items() if not _is_finite(value, parameter)]
     problems = [
         f"{label}: {_some(names)}"
         for label, names in (
@@ -428,6 +431,15 @@ def _kind(parameter: Parameter) -> str:
     return "f" if parameter.dtype.is_floating_point else np.dtype(ms.dtype_to_nptype(parameter.dtype)).kind
 
 
+def _is_finite(value: np.ndarray, parameter: Parameter) -> bool:
+    """Whether all values are finite, also in the parameter's type: 1e300 is infinite as float32."""
+    if value.dtype.kind != "f":
+        return True
+    dtype = np.float32 if parameter.dtype == ms.bfloat16 else ms.dtype_to_nptype(parameter.dtype)  # the same range
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(value.astype(dtype, copy=False)).all())
+
+
 def _set(parameter: Parameter, value: np.ndarray) -> None:
     parameter.set_data(ms.Tensor(value.copy(), parameter.dtype))
 
@@ -435,10 +447,10 @@ def _set(parameter: Parameter, value: np.ndarray) -> None:
 def _names_of(network: nn.Cell, checkpoint: Checkpoint, required: list[str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the file's arrays by the network's names, and a sentence about what was removed and ignored.
 
-    If no required name is in the file as it is, remove a common prefix: the one that matches most required names, the
-    shortest of these. Ignore entries whose names are a prefix and the network's names for at least half of its
-    trainable parameters (moments, averages), and scalars and tables without a dot in the name (counters, learning
-    rates).
+    If no required name is in the file as it is, remove a common prefix: the one that matches most required names; of
+    these one that does not look like a copy's, since a whole copy has as many names as the weights; of these the
+    shortest. Ignore entries whose names are a prefix and the network's names for at least half of its trainable
+    parameters (moments, averages), and scalars and tables without a dot in the name (counters, learning rates).
     """
     arrays = {_slope_name(name): value for name, value in checkpoint.parameters.items()}
     if checkpoint.format is not None:
@@ -449,7 +461,11 @@ def _names_of(network: nn.Cell, checkpoint: Checkpoint, required: list[str]) -> 
         prefixes = Counter(
             other.removesuffix(name) for other in arrays for name in required if other.endswith(f".{name}")
         )
-        prefix = min(prefixes, key=lambda prefix: (-prefixes[prefix], len(prefix)), default="")
+        prefix = min(
+            prefixes,
+            key=lambda prefix: (-prefixes[prefix], _COPY.search(prefix) is not None, len(prefix)),
+            default="",
+        )
     known = {parameter.name for parameter in network.get_parameters()}
     found = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
     others = {name: value for name, value in arrays.items() if not name.startswith(prefix)}
@@ -518,7 +534,7 @@ def load_optimizer(optimizer: nn.Cell, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path} cannot be resumed with this optimizer: it holds no {parameter.name} of "
                 f"shape {tuple(parameter.shape)}; use --init_checkpoint to take only its weights"
             )
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+        if not _is_finite(value, parameter):
             raise UserError(
                 f"{checkpoint.path} cannot be resumed: the optimizer's {parameter.name} is not finite (NaN or "
                 "infinity); use --init_checkpoint to take only its weights"

@@ -46,6 +46,7 @@ class Heartbeat:
         self.min_seconds = float(os.environ.get(HANG_SECONDS, MIN_SECONDS))
         run_id = os.environ.get(RUN_ID)
         self.launcher = int(run_id.partition("-")[0]) if run_id else None
+        self.asked_to_stop = False
         self.kind: str | None = None
         self.since = 0.0
         self.first: dict[str, float] = {}
@@ -73,9 +74,23 @@ class Heartbeat:
         until = round(now + limit, 1) if self.min_seconds else None
         self._write({"doing": f"{kind}{where}", "waiting": waiting, "until": until})
         saving = seconds is not None  # perhaps after a signal: a second one would end the worker at once
-        if not saving and self.launcher is not None and has_ended(self.launcher):
-            self.launcher = None
+        if not saving and not self.asked_to_stop and self._launcher_has_ended():
+            self.asked_to_stop = True
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def end(self) -> None:
+        """Write down that this worker has finished. If the launcher has ended, which would delete the files, remove
+        this worker's, and the folder if it is the last."""
+        self.note(ENDING, seconds=SAVING_SECONDS)
+        if self.file is None or not self._launcher_has_ended():
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self.path.stat(), os.fstat(self.file)):  # not that of a later run
+                self.path.unlink()
+                self.path.parent.rmdir()
+
+    def _launcher_has_ended(self) -> bool:
+        return self.launcher is not None and has_ended(self.launcher)
 
     def _write(self, content: dict) -> None:
         """Rewrite the file. If that fails (a full disk), remove it: an old note would look like a worker that hangs."""

@@ -4,6 +4,7 @@ from mindcv.scheduler import create_scheduler
 from mindspore import Parameter, nn
 
 from .config import Config
+from .errors import UserError
 
 
 def base_learning_rate(config: Config, workers: int) -> float:
@@ -16,9 +17,19 @@ def base_learning_rate(config: Config, workers: int) -> float:
 
 
 def learning_rates(config: Config, steps_per_epoch: int, workers: int = 1) -> list[float]:
-    """The learning rate of every step, from mindcv's scheduler. All curves end at `scheduler.min_lr`."""
+    """The learning rate of every step, from mindcv's scheduler. All curves end at `scheduler.min_lr`.
+
+    Raises:
+        UserError: `scheduler.min_lr` is greater than the learning rate scaled for this batch, so that it would rise.
+    """
     epochs, warmup = config.train.epochs, config.scheduler.warmup_epochs
     base, minimum = base_learning_rate(config, workers), config.scheduler.min_lr
+    if minimum > base:
+        raise UserError(
+            f"scheduler.min_lr is {minimum}, but must be at most the learning rate, which is {base:g}: optimizer.lr, "
+            f"{config.optimizer.lr}, is for {config.optimizer.lr_for_batch} images a step (optimizer.lr_for_batch), "
+            f"and this run takes {config.data.batch_size * workers}"
+        )
     rates = create_scheduler(
         steps_per_epoch,
         scheduler=config.scheduler.name,

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pickle
 import resource
 import subprocess
@@ -17,10 +18,11 @@ from src import checkpoints
 from src.binary import Binarization
 from src.config import load_config
 from src.errors import UserError
+from src.experiment import check_network
 from src.models import create_model
 from src.models.resnet20 import Block
 from src.preprocessing import PREPROCESSING
-from tests.helpers import checkpoint_files
+from tests.helpers import checkpoint_files, processes
 from tests.helpers.checkpoint_files import parse, serialize, text_entry, with_new_hash, write_foreign
 
 CONFIG = load_config(overrides={"data.name": "digits", "data.path": "/elsewhere", "data.download": True}).model_dump()
@@ -350,10 +352,12 @@ def test_other_floating_types_are_taken(tmp_path, kind):
     assert_equal(values(fresh), {name: value.astype(ms.float32).asnumpy() for name, value in rounded.items()})
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.float64(1e300)])
 @pytest.mark.parametrize("name", ["linear.weight", "layer1.0.bn1.moving_variance"])
 def test_a_value_that_is_not_finite_is_refused_by_its_name(tmp_path, name, value):
+    """Nor one that is not finite in the network's type, float32."""
     arrays = values(scrambled(Small(noise=False)))
+    arrays[name] = arrays[name].astype(getattr(value, "dtype", np.float32))
     arrays[name].flat[-1] = value
     network = Small(noise=False)
     before = values(network)
@@ -449,6 +453,22 @@ def test_other_optimizers_state_is_passed_over_and_said(tmp_path, name, make, pr
     assert (f"the prefix {prefix!r} was removed" in note) == bool(prefix)
 
 
+@pytest.mark.parametrize(
+    ("copy", "prefix"),
+    [("ema.", "module."), ("moment1.", "backbone."), ("model_ema.module.", "student.module.encoder.")],
+)
+def test_a_whole_copy_is_not_taken_for_the_weights(tmp_path, copy, prefix):
+    """Without batch norm, whose statistics only the weights have, moments are whole copies, too."""
+    network = nn.SequentialCell(nn.Dense(4, 3), nn.Dense(3, 2))
+    own = values(scrambled(network))
+    copied = {copy + name: 2 * value for name, value in own.items()}
+    arrays = {**copied, **{prefix + name: value for name, value in own.items()}}
+    fresh = nn.SequentialCell(nn.Dense(4, 3), nn.Dense(3, 2))
+    (note,) = checkpoints.load_network(fresh, write_foreign(tmp_path / "foreign.ckpt", arrays))
+    assert_equal(values(fresh), own)
+    assert f"the prefix {prefix!r} was taken off" in note and "4 entries of an optimizer or copies" in note
+
+
 def test_unknown_layers_are_not_mistaken_for_optimizer_state(tmp_path):
     """`layer4.0.conv1.weight` ends as a parameter of the network does."""
     arrays = values(scrambled(Small(noise=False)))
@@ -521,18 +541,28 @@ import resource, sys
 from src import cli, runtime
 runtime.prepare_environment()
 from src import checkpoints
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**25, resource.RLIM_INFINITY))
-sys.exit(cli.run(lambda argv: checkpoints.read(argv[0]) and 0, sys.argv[1:]))
+for spare in (2**25, 150 * 2**20):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + spare, resource.RLIM_INFINITY))
+    code = cli.run(lambda argv: checkpoints.read(argv[0]) and 0, sys.argv[1:])
+sys.exit(code)
 """
 
 
 def test_low_memory_is_not_called_damage(tmp_path):
+    """Neither too little for the file, of 64 MiB, nor enough for it but too little for upb to parse it."""
     path = tmp_path / "large.ckpt"
-    path.write_bytes(serialize([checkpoint_files.Entry("weight", "Float32", (2**24,), bytes(2**26))]))
-    done = subprocess.run([sys.executable, "-c", SCARCE, str(path)], capture_output=True, text=True)
+    path.write_bytes(
+        serialize([checkpoint_files.Entry(f"{n}", "Float32", (2**12,), bytes(2**14)) for n in range(2**12)])
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SCARCE, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "upb"},
+    )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: out of memory")
+    assert [line[:20] for line in done.stderr.splitlines()] == ["error: out of memory"] * 2
 
 
 class Unharmed:
@@ -553,6 +583,7 @@ class Unharmed:
             checkpoints.load_network(self.network, found)
             if self.original.format is not None:
                 checkpoints.load_optimizer(self.optimizer, found)
+            check_network(load_config(checkpoints.network_config(found)))
         except UserError as error:
             assert str(error) and "\n" not in str(error)
             return False
@@ -591,5 +622,13 @@ LAYOUTS = {"format 1": 250, "format 0": 150, "foreign": 100}
 @pytest.mark.parametrize(("layout", "count"), LAYOUTS.items())
 def test_a_damaged_file_is_equal_or_refused(tmp_path, layout, count):
     subject = unharmed(tmp_path, layout)
-    read = sum(subject.check(*mutant) for mutant in checkpoint_files.mutants(subject.content, 0, count))
-    assert 0 < read < count / 2
+    results = [subject.check(*mutant) for mutant in checkpoint_files.mutants(subject.content, 0, count)]
+    assert len(results) == count and 0 < sum(results) < count / 2
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_files_are_equal_or_refused(tmp_path):
+    done = processes.run("tests/soak/damaged_checkpoints.py", "--files", 5000, "--seed", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = [int(line.split(": ")[1].split(" files")[0]) for line in done.stdout.splitlines() if " files in " in line]
+    assert len(counts) == len(LAYOUTS) and sum(counts) == 5000

@@ -1,5 +1,7 @@
 """Build the parts of a run from a config: names are checked, schedules have a row for each step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mindspore import nn
@@ -14,8 +16,10 @@ from src.experiment import (
     build_network,
     build_tables,
     keep_global_batch,
+    require_same_classes,
     synchronize_batch_norm,
 )
+from src.preprocessing import PREPROCESSING
 from src.runtime import Worker
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -153,6 +157,37 @@ def test_workers_that_cannot_continue_are_told_what_would_work(checkpoint, worke
 
 def test_a_checkpoint_inside_an_epoch_continues_with_the_same_number_of_workers():
     assert keep_global_batch(load_config(), checkpoint_of(2, 8, step=5), 2).data.batch_size == 8
+
+
+DIGITS_IMAGES = PREPROCESSING["digits"]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (
+            {"classes": tuple("0123456798")},
+            "10 classes, and mine has 10, not the same: class 8 is 8 there and 9 here",
+        ),
+        (
+            {"classes": tuple("012345678")},
+            "10 classes, and mine has 9, not the same: class 9 is 9 there and none here",
+        ),
+        ({"mean": (0.5, 0.5, 0.4)}, r"images with the mean \(0.5, 0.5, 0.5\), but mine has \(0.5, 0.5, 0.4\): use the"),
+        ({"std": (0.5, 0.5, 0.4)}, r"images with the std \(0.5, 0.5, 0.5\), but mine has \(0.5, 0.5, 0.4\): use the"),
+        ({"classes": (), "std": (1.0, 1.0, 1.0)}, "images with the std"),
+    ],
+)
+def test_data_of_other_classes_or_normalisation_are_refused(found, message):
+    with pytest.raises(UserError, match=f"^last.ckpt was trained on {message}"):
+        require_same_classes(DIGITS_IMAGES, replace(DIGITS_IMAGES, **found), "mine", "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "trained", [DIGITS_IMAGES, replace(DIGITS_IMAGES, classes=()), replace(DIGITS_IMAGES, size=64), None]
+)
+def test_data_may_have_another_size_and_what_is_unknown_is_not_compared(trained):
+    require_same_classes(trained, DIGITS_IMAGES, "mine", "last.ckpt")
 
 
 def test_the_learning_rate_is_scaled_only_if_the_config_has_the_batch_that_it_is_meant_for():

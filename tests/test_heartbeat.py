@@ -98,9 +98,23 @@ def test_a_heartbeat_that_cannot_be_written_is_removed(clock, tmp_path, monkeypa
     assert not (tmp_path / "0").exists() and heartbeat.read(tmp_path, 0) is None
 
 
+def test_a_worker_leaves_the_heartbeats_of_a_later_run(clock, tmp_path, monkeypatch):
+    monkeypatch.setenv(heartbeat.RUN_ID, "1-0123abcd")
+    monkeypatch.setattr(heartbeat, "has_ended", lambda process: True)
+    old = Heartbeat(0)
+    (tmp_path / "0").unlink()
+    Heartbeat(0)
+    old.end()
+    assert (tmp_path / "0").exists()
+
+
 @pytest.mark.parametrize("waited_for", [True, False], ids=["gone", "zombie"])
-def test_a_worker_whose_launcher_has_ended_asks_itself_once_to_stop(waited_for, clock, monkeypatch):
+def test_a_worker_whose_launcher_has_ended_asks_itself_once_to_stop(waited_for, clock, tmp_path, monkeypatch):
+    """And at its end it removes its heartbeat, which the launcher would have deleted."""
     received = []
+    folder = tmp_path / "heartbeats"
+    folder.mkdir()
+    monkeypatch.setenv(heartbeat.FOLDER, str(folder))
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     launcher = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -108,6 +122,9 @@ def test_a_worker_whose_launcher_has_ended_asks_itself_once_to_stop(waited_for, 
         beat = Heartbeat(0)
         beat.note("step")
         assert received == []
+        other = Heartbeat(1)
+        other.end()
+        assert heartbeat.read(folder, 1).doing == heartbeat.ENDING
         launcher.kill()
         if waited_for:
             launcher.wait()
@@ -118,6 +135,10 @@ def test_a_worker_whose_launcher_has_ended_asks_itself_once_to_stop(waited_for, 
         beat.note("step")
         beat.note("step")
         assert received == [signal.SIGTERM]
+        other.end()
+        assert [path.name for path in folder.iterdir()] == ["0"]
+        beat.end()
+        assert received == [signal.SIGTERM] and not folder.exists()
     finally:
         signal.signal(signal.SIGTERM, before)
         launcher.kill()

@@ -87,6 +87,16 @@ def test_a_min_lr_that_no_rate_would_reach_is_refused():
         config(scheduler__min_lr=0.2)
 
 
+@pytest.mark.parametrize("name", ["cosine_decay", "polynomial_decay"])
+def test_a_min_lr_above_the_scaled_learning_rate_is_refused(name):
+    options = {"scheduler__name": name, "scheduler__min_lr": 0.01, "optimizer__lr_for_batch": 128}
+    small = config(train__epochs=2, data__batch_size=8, **options)
+    message = r"min_lr is 0.01, but must be at most the learning rate, which is 0.00625: optimizer.lr, 0.1, is for 128"
+    with pytest.raises(UserError, match=message):
+        learning_rates(small, 5)
+    assert learning_rates(small, 5, workers=2)[0] == pytest.approx(0.0125)
+
+
 def test_warmup_rises_to_the_first_rate():
     rates = learning_rates(config(train__epochs=10, scheduler__warmup_epochs=2), 20)
     assert len(rates) == 200

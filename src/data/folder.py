@@ -35,7 +35,10 @@ class Buffers:
         """Return an array with arbitrary content."""
         size = math.prod(shape) * np.dtype(np.float32).itemsize
         free = self.free.setdefault(size, [])
-        memory = free.pop() if free else bytearray(size)
+        try:
+            memory = free.pop()
+        except IndexError:  # not asked before: another thread may take the last
+            memory = bytearray(size)
         owner = np.frombuffer(memory, np.float32)  # the base of all views
         weakref.finalize(owner, free.append, memory)
         return owner.reshape(shape)
@@ -162,14 +165,14 @@ def _paths_by_class(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
         OSError: something cannot be read.
     """
     found: dict[str, list[str]] = {}
-    for entry in _visible(folder):
+    for entry in _visible(folder, left_out):
         if not entry.is_dir():
             left_out.add("files or links outside class folders", entry.path)
             continue
         if not _is_text(entry.name):
             raise UserError(f"the class folder {entry.path!r} has a name that is blank or not UTF-8: rename it")
         images = found[entry.name] = []
-        for inner in _visible(entry.path):
+        for inner in _visible(entry.path, left_out):
             kind = _kind(inner)
             if kind is None:
                 images.append(inner.path)
@@ -184,9 +187,14 @@ def _paths_by_class(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
     return found
 
 
-def _visible(folder: str | Path) -> list[os.DirEntry]:
+def _visible(folder: str | Path, left_out: LeftOut) -> list[os.DirEntry]:
+    """The entries that are not hidden, in the order of their names. Hidden images are counted in `left_out`."""
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.name.startswith(".") and _kind(entry) is None:
+            left_out.add("hidden images", entry.path)
+    return [entry for entry in ordered if not entry.name.startswith(".")]
 
 
 def _is_text(name: str) -> bool:

@@ -20,7 +20,7 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from ..binary import BinaryLayer
-from ..errors import WriteError
+from ..errors import UserError, WriteError
 from ..files import write_atomically, write_text
 from ..run_dir import BEST, CHOSEN_ON, CURVES, EPOCH, LAST, METRICS, epoch_checkpoints
 from .curves import plot_curves
@@ -90,8 +90,15 @@ class FlipRatio(Callback):
     KEY = "epoch_start_signs"
 
     def on_epoch_begin(self, trainer: Trainer) -> None:
-        if trainer.progress.step == 0 or self.KEY not in trainer.extra:
-            trainer.extra[self.KEY] = np.packbits(binary_signs(trainer))
+        signs = np.packbits(binary_signs(trainer))
+        kept = trainer.extra.get(self.KEY)
+        if trainer.progress.step == 0 or kept is None:
+            trainer.extra[self.KEY] = signs
+        elif (kept.dtype, kept.shape) != (signs.dtype, signs.shape):
+            raise UserError(
+                f"the checkpoint that this run continues from is damaged: its {self.KEY} are {kept.dtype} {kept.shape}"
+                f", but must be {signs.dtype} {signs.shape}"
+            )
 
     def on_epoch_trained(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
         signs = binary_signs(trainer)

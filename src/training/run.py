@@ -13,7 +13,7 @@ from ..checkpoints import Checkpoint
 from ..config import Config
 from ..experiment import Experiment
 from ..files import make_folder, write_text
-from ..heartbeat import ENDING, SAVING_SECONDS, Heartbeat
+from ..heartbeat import Heartbeat
 from ..optimizers import base_learning_rate
 from ..run_dir import (
     CONFIG,
@@ -43,7 +43,7 @@ def train(config: Config, arguments: Namespace, worker: Worker) -> int:
     heartbeat = Heartbeat(worker.rank)
     heartbeat.note("starting")
     with contextlib.ExitStack() as held, RunLog() as log:
-        held.callback(heartbeat.note, ENDING, seconds=SAVING_SECONDS)  # however this worker ends
+        held.callback(heartbeat.end)  # however this worker ends
         if worker.rank == 0 and arguments.resume:
             held.enter_context(lock_run_dir(run_dir))
         checkpoint = find_checkpoint(run_dir, arguments, worker)

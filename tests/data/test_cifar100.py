@@ -29,7 +29,7 @@ def written(tmp_path_factory):
     test = np.random.default_rng(0).integers(0, 256, (TEST, RECORD), dtype=np.uint8)
     test[:, 0], test[:, 1] = np.arange(TEST) % 20, np.arange(TEST) % 100
     test.tofile(folder / "test.bin")
-    train = np.zeros((TRAIN, RECORD), np.uint8)
+    train = np.random.default_rng(1).integers(0, 256, (TRAIN, RECORD), dtype=np.uint8)
     train[:, 1] = train[:, 2] = np.arange(TRAIN) % 100  # the first red pixel holds the label too
     train.tofile(folder / "train.bin")
     return root, test
@@ -66,6 +66,15 @@ def test_training_images_are_cropped_and_flipped_by_seed_and_epoch(written):
     first = images(0)
     assert images(0, num_parallel_workers=2) == first
     assert len(set(first) & set(images(0, augment=False))) < 20 and len(set(first) & set(images(1))) < 20
+
+
+def test_augmented_images_of_a_step_are_those_of_one_worker_with_the_same_global_batch(written):
+    def steps(size: int) -> list[list[bytes]]:
+        parts = [dataset(written[0], batch_size=12 // size, rank=rank, size=size, seed=1) for rank in range(size)]
+        batches = zip(*(part.train(3, stop=4) for part in parts), strict=True)
+        return [sorted(image.tobytes() for images, _ in step for image in images.asnumpy()) for step in batches]
+
+    assert len(steps(1)) == 4 and steps(2) == steps(1)
 
 
 def test_a_wrong_label_or_size_is_named(written, tmp_path):

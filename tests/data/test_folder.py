@@ -193,6 +193,8 @@ def test_what_is_not_read_is_counted_in_one_warning(tree, capsys):
     (tree / "train/class1/gone.jpg").symlink_to("nowhere")
     (tree / "train/class1/notes.txt").write_text("notes")
     os.mkfifo(tree / "train/class2/pipe.jpg")
+    shutil.copy(tree / "train/class2/0002.JPEG", tree / "train/class3/.x.jpg")
+    (tree / "train/class3/.DS_Store").write_bytes(b"of a Mac")
     data = dataset(tree)
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"warning: left out in {tree}/train: ") and "\n" not in said
@@ -202,6 +204,7 @@ def test_what_is_not_read_is_counted_in_one_warning(tree, capsys):
         f"2 broken links (first {tree}/train/class0/gone.jpg)",
         f"1 files with other suffixes (first {tree}/train/class1/notes.txt)",
         f"1 special files (first {tree}/train/class2/pipe.jpg)",
+        f"2 hidden images (first {tree}/train/class0/._0000.JPEG)",
     ):
         assert part in said
     assert data.check() == 20

@@ -1,8 +1,8 @@
 """export.py as a process: what the files contain, that they agree with the network, and what is refused."""
 
 import copy
+import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
@@ -16,7 +16,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from src import checkpoints
 from src.binary import Binarization
 from src.config import load_config
-from src.deploy import verification
+from src.deploy import export_job, verification
 from src.deploy.exported_model import ExportedModel
 from src.deploy.formats import FORMATS
 from src.deploy.freeze import InputSign, freeze, replace
@@ -63,7 +63,7 @@ STOCK_ONNX = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
     """A network to export. `flips`: images that hold enough values near 0 for a sign to flip within 1e-3 of 0."""
 
@@ -241,6 +241,33 @@ def test_a_file_that_is_another_network_is_refused(exported, network, images, ca
     differs = f"before sign {case.layers} differ by .* given the same signs|beyond rounding of 0"
     with pytest.raises(UserError, match=differs):
         compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, case.before_last_sign, 0.1)), images[:10], 10)
+
+
+def checkpoint_of(tmp_path: Path, data: str, classes: tuple[str, ...] | None = None) -> Path:
+    """A checkpoint with the texts of a run on the data set."""
+    network, path = nn.Dense(2, 2), tmp_path / "last.ckpt"
+    preprocessing = (
+        PREPROCESSING[data] if classes is None else dataclasses.replace(PREPROCESSING[data], classes=classes)
+    )
+    config = load_config(overrides={"data.name": data}).model_dump()
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    checkpoints.save(path, network, optimizer, config, preprocessing, None, {})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "classes", "named", "message"),
+    [
+        ("digits", None, "cifar10", "not the same: class 0 is 0 there and airplane here"),
+        ("digits", None, "folder", r"with the mean \(0.5, 0.5, 0.5\), but folder has \(0.485"),
+        ("folder", ("cat", "dog"), "imagenet", "was trained on folder, not on imagenet: leave out --dataset"),
+    ],
+)
+def test_another_data_set_than_the_checkpoints_is_refused(tmp_path, trained_on, classes, named, message):
+    path = checkpoint_of(tmp_path, trained_on, classes)
+    with pytest.raises(UserError, match=message):
+        export_job.run(str(path), {"data.name": named}, None, "ONNX", None, str(tmp_path / "net"))
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.slow  # each exports in a separate process

@@ -10,6 +10,8 @@ from src.binary import Binarization, BinaryLayer
 from src.deploy.formats import FORMATS
 from src.deploy.freeze import FrozenLayer, freeze, split_scale
 from src.models import create_model
+from src.models.bireal_resnet import PaddedMaxPool
+from tests.helpers import network_checks
 from tests.helpers.networks import create, lively_network
 
 # The network and its number of binary layers. Compiling a whole ResNet-20 is slow.
@@ -71,6 +73,17 @@ def test_sums_of_0_are_0_in_mindspore_and_in_onnxruntime(weight_quantizer, scale
         np.testing.assert_array_equal(found == 0, sums == 0)
         scale = 1 if scales is None else 1 / cell.divisor.asnumpy()
         np.testing.assert_allclose(found, sums * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("file_format", ["ONNX", "MINDIR"])
+def test_the_stem_pool_of_the_bireal_networks_exports(file_format, tmp_path):
+    inputs = images(3, channels=2, size=8).asnumpy()
+    expected = network_checks.max_pool(
+        np.pad(inputs, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf), kernel=3, stride=2
+    )
+    path = tmp_path / f"pool{FORMATS[file_format].suffix}"
+    FORMATS[file_format].export(freeze(nn.SequentialCell(PaddedMaxPool())), (2, 8, 8), None, path)
+    np.testing.assert_array_equal(FORMATS[file_format].load(path).logits(inputs), expected)
 
 
 def test_a_weight_that_is_not_binary_is_kept():

@@ -1,5 +1,6 @@
 """Write checkpoint files entry by entry: in today's format, in format 0, foreign, and damaged in seeded ways."""
 
+import itertools
 import json
 import random
 import zlib
@@ -106,9 +107,12 @@ def mutants(content: bytes, seed: int, count: int) -> Iterator[tuple[str, bool, 
 
     Most have another structure and a checksum that fits, or none; some have bytes changed, cut or added.
     """
+    yield from itertools.islice(_endless_mutants(content, random.Random(seed)), count)
+
+
+def _endless_mutants(content: bytes, chance: random.Random) -> Iterator[tuple[str, bool, bytes]]:
     entries = parse(content)
-    chance = random.Random(seed)
-    for _ in range(count):
+    while True:
         kind = chance.choice((*_OF_ENTRIES, *_OF_ENTRIES, *_OF_BYTES))
         if kind in _OF_BYTES:
             yield kind, False, _OF_BYTES[kind](content, chance)

@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from src.errors import WriteError
+from src.errors import UserError, WriteError
 from src.run_dir import CURVES, METRICS, epoch_checkpoints, read_metrics
 from src.training import callbacks
 from src.training.evaluation import summarize
@@ -275,6 +275,20 @@ def test_the_flip_ratio_counts_signs_that_changed_since_the_epochs_start(tmp_pat
     trainer.fit()
     assert [metrics["flip_ratio"] for metrics in trainer.progress.history] == [0.5, 0.25]
     assert not trainer.extra
+
+
+@pytest.mark.parametrize("kept", [np.ones(2, np.float32), np.ones(1, np.uint8), np.ones((2, 1), np.uint8)])
+def test_damaged_signs_of_the_epochs_start_are_refused(tmp_path, monkeypatch, kept):
+    """Format 0 has no hash over the arrays that resuming needs."""
+    monkeypatch.setattr(callbacks, "binary_signs", lambda trainer: np.ones(9, np.uint8))
+    trainer, callback = Pretender(tmp_path), callbacks.FlipRatio()
+    trainer.progress.step = 1
+    trainer.extra[callback.KEY] = kept
+    with pytest.raises(UserError, match=r"is damaged: its epoch_start_signs are .*, but must be uint8 \(2,\)$"):
+        callback.on_epoch_begin(trainer)
+    trainer.extra[callback.KEY] = np.zeros(2, np.uint8)
+    callback.on_epoch_begin(trainer)
+    assert not trainer.extra[callback.KEY].any()
 
 
 @pytest.mark.parametrize("count", [7, None])
