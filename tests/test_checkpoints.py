@@ -466,7 +466,7 @@ def test_a_whole_copy_is_not_taken_for_the_weights(tmp_path, copy, prefix):
     fresh = nn.SequentialCell(nn.Dense(4, 3), nn.Dense(3, 2))
     (note,) = checkpoints.load_network(fresh, write_foreign(tmp_path / "foreign.ckpt", arrays))
     assert_equal(values(fresh), own)
-    assert f"the prefix {prefix!r} was taken off" in note and "4 entries of an optimizer or copies" in note
+    assert f"the prefix {prefix!r} was removed" in note and "4 entries (optimizer state or copies) were ignored" in note
 
 
 def test_unknown_layers_are_not_mistaken_for_optimizer_state(tmp_path):

@@ -167,11 +167,11 @@ DIGITS_IMAGES = PREPROCESSING["digits"]
     [
         (
             {"classes": tuple("0123456798")},
-            "10 classes, and mine has 10, not the same: class 8 is 8 there and 9 here",
+            "10 classes, and mine has 10; the classes differ: class 8 is 8 in the checkpoint and 9 in the data",
         ),
         (
             {"classes": tuple("012345678")},
-            "10 classes, and mine has 9, not the same: class 9 is 9 there and none here",
+            "10 classes, and mine has 9; the classes differ: class 9 is 9 in the checkpoint and none in the data",
         ),
         ({"mean": (0.5, 0.5, 0.4)}, r"images with the mean \(0.5, 0.5, 0.5\), but mine has \(0.5, 0.5, 0.4\): use the"),
         ({"std": (0.5, 0.5, 0.4)}, r"images with the std \(0.5, 0.5, 0.5\), but mine has \(0.5, 0.5, 0.4\): use the"),

@@ -258,9 +258,9 @@ def checkpoint_of(tmp_path: Path, data: str, classes: tuple[str, ...] | None = N
 @pytest.mark.parametrize(
     ("trained_on", "classes", "named", "message"),
     [
-        ("digits", None, "cifar10", "not the same: class 0 is 0 there and airplane here"),
+        ("digits", None, "cifar10", "the classes differ: class 0 is 0 in the checkpoint and airplane in the data"),
         ("digits", None, "folder", r"with the mean \(0.5, 0.5, 0.5\), but folder has \(0.485"),
-        ("folder", ("cat", "dog"), "imagenet", "was trained on folder, not on imagenet: leave out --dataset"),
+        ("folder", ("cat", "dog"), "imagenet", "was trained on folder, not on imagenet; leave out --dataset"),
     ],
 )
 def test_another_data_set_than_the_checkpoints_is_refused(tmp_path, trained_on, classes, named, message):
