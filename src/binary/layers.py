@@ -33,11 +33,74 @@ def create_weight_init(name: str) -> Initializer:
     return lookup("weight init", WEIGHT_INITS, name)()
 
 
+_gradient_of_first = ops.GradOperation(sens_param=True)  # not a cell's own: it cannot be copied, as `freeze` copies
+
+
+class ScaledOperation(NoAutoCast):
+    """scale * operation(x, z), with the scale applied to the sums.
+
+    If x and z are +1 and -1, the sums are integers: exact in any order of summation, in any runtime. In float16 they
+    are exact up to 2,048. The product with the scale is computed in float32.
+
+    Backward, with g the incoming gradient:
+
+        x gets the operation's gradient for scale * g,
+        z gets the operation's gradient for scale * g, or for g if the scale is not in the gradient,
+
+    so nothing is ever divided by the scale, which may be 0. The scale gets no gradient.
+
+    Args:
+        operation (Primitive): a product of x and z with the output channels of z on axis 1.
+        scale_in_gradient (bool): whether the scale multiplies the gradient of z.
+
+    Inputs: x and z of one dtype; scale, float32, of a shape that broadcasts to the output.
+    """
+
+    def __init__(self, operation: ops.Primitive, scale_in_gradient: bool):
+        super().__init__()
+        self.operation = Operation(operation)
+        self.swapped = Swapped(operation)
+        self.scale_in_gradient = scale_in_gradient
+
+    def construct(self, x, z, scale):
+        return scaled(self.operation(x, z), scale)
+
+    def bprop(self, x, z, scale, out, dout):
+        scaled_dout = scaled(dout, scale)
+        by_x = _gradient_of_first(self.operation)(x, z, scaled_dout)
+        by_z = _gradient_of_first(self.swapped)(z, x, scaled_dout if self.scale_in_gradient else dout)
+        return by_x, by_z, ops.zeros_like(scale)
+
+
+class Operation(nn.Cell):
+    """A primitive as a Cell: PyNative mode cannot differentiate a bare one."""
+
+    def __init__(self, operation: ops.Primitive):
+        super().__init__()
+        self.operation = operation
+
+    def construct(self, x, z):
+        return self.operation(x, z)
+
+
+class Swapped(Operation):
+    """The same with the inputs in the other order."""
+
+    def construct(self, z, x):
+        return self.operation(x, z)
+
+
+def scaled(values, scale):
+    """values * scale, computed in float32, in the dtype of `values`."""
+    return ops.cast(ops.cast(values, ms.float32) * scale, values.dtype)
+
+
 class BinaryLayer(NoAutoCast):
-    """y = operation(Q_a(x), Q_w(w)): base class of binary layers. A subclass sets `operation`.
+    """y = scale * operation(Q_a(x), z) with z and scale from Q_w(w): base class of binary layers.
 
     Args:
         shape: shape of the weight, (C_out, ...).
+        operation (Primitive): the product of the input and a weight of that shape.
         activation_quantizer (Cell, optional): Q_a; None: full precision.
         weight_quantizer (Cell, optional): Q_w; None: full precision.
         weight_init (str): how the latent weight starts: a name in `WEIGHT_INITS`.
@@ -46,20 +109,26 @@ class BinaryLayer(NoAutoCast):
     def __init__(
         self,
         shape: tuple[int, ...],
+        operation: ops.Primitive,
         activation_quantizer: nn.Cell | None = None,
         weight_quantizer: nn.Cell | None = None,
         weight_init: str = "uniform",
     ):
         super().__init__()
+        self.operation = operation
         self.activation_quantizer = activation_quantizer
         self.weight_quantizer = weight_quantizer
+        self.has_scale = getattr(weight_quantizer, "has_scale", False)
+        if self.has_scale:
+            self.scaled_operation = ScaledOperation(operation, weight_quantizer.scale_in_gradient)
         self.weight = Parameter(initializer(create_weight_init(weight_init), shape, ms.float32))
 
-    def quantized_weight(self):
-        """The weight that the layer uses. Only this method reads the latent weight."""
-        if self.weight_quantizer is None:
-            return self.weight
-        return self.weight_quantizer(self.weight)
+    def signs_and_scale(self):
+        """What the weight quantizer makes of the latent weight. The scale's shape broadcasts to the layer's output."""
+        signs, scale = self.weight_quantizer(self.weight)
+        if scale.ndim:
+            scale = scale.reshape((-1,) + (1,) * (self.weight.ndim - 2))
+        return signs, scale
 
     def describe_quantizers(self) -> str:
         """`input: sign by fda, weight: dorefa by fda`, for `repr`."""
@@ -80,11 +149,15 @@ class BinaryLayer(NoAutoCast):
     def construct(self, x):
         if self.activation_quantizer is not None:
             x = self.activation_quantizer(x)
-        return self.operation(x, ops.cast(self.quantized_weight(), x.dtype))
+        if self.weight_quantizer is None:
+            return self.operation(x, ops.cast(self.weight, x.dtype))
+        signs, scale = self.signs_and_scale()
+        signs = ops.cast(signs, x.dtype)
+        return self.scaled_operation(x, signs, scale) if self.has_scale else self.operation(x, signs)
 
 
 class BinaryConv2d(BinaryLayer):
-    """2-D convolution of quantized input and quantized weight, without bias: y = conv(Q_a(x), Q_w(w)).
+    """2-D convolution of quantized input and quantized weight, without bias: y = scale * conv(Q_a(x), z).
 
     Args:
         in_channels, out_channels (int): C_in and C_out.
@@ -121,15 +194,14 @@ class BinaryConv2d(BinaryLayer):
         divides = isinstance(groups, int) and groups >= 1 and in_channels % groups == 0 and out_channels % groups == 0
         require(divides, "groups", groups, f"a divisor of the channels {in_channels} and {out_channels}")
         shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
-        super().__init__(shape, activation_quantizer, weight_quantizer, weight_init)
         # Tuples: the ONNX exporter fails on plain numbers.
+        geometry = {"pad_mode": "pad", "pad": (padding,) * 4, "stride": (stride, stride), "group": groups}
+        operation = ops.Conv2D(out_channels, (kernel_size, kernel_size), **geometry)
+        super().__init__(shape, operation, activation_quantizer, weight_quantizer, weight_init)
         self.kernel_size = (kernel_size, kernel_size)
         self.stride = (stride, stride)
         self.padding = (padding,) * 4
         self.groups = groups
-        self.operation = ops.Conv2D(
-            out_channels, self.kernel_size, pad_mode="pad", pad=self.padding, stride=self.stride, group=groups
-        )
 
     def extend_repr(self):
         out_channels, group_channels = self.weight.shape[:2]
@@ -140,7 +212,7 @@ class BinaryConv2d(BinaryLayer):
 
 
 class BinaryDense(BinaryLayer):
-    """Linear map of quantized input and quantized weight, without bias: y = Q_a(x) Q_w(w)^T.
+    """Linear map of quantized input and quantized weight, without bias: y = scale * Q_a(x) z^T.
 
     Args:
         in_channels, out_channels (int): length of a row of x and of y.
@@ -159,8 +231,8 @@ class BinaryDense(BinaryLayer):
     ):
         require_integer("in_channels", in_channels, 1)
         require_integer("out_channels", out_channels, 1)
-        super().__init__((out_channels, in_channels), activation_quantizer, weight_quantizer, weight_init)
-        self.operation = ops.MatMul(transpose_b=True)
+        operation = ops.MatMul(transpose_b=True)
+        super().__init__((out_channels, in_channels), operation, activation_quantizer, weight_quantizer, weight_init)
 
     def extend_repr(self):
         out_channels, in_channels = self.weight.shape

@@ -1,7 +1,8 @@
 """Quantizers that make a tensor 1-bit: activations become their sign, weights their sign and a scale.
 
-A layer takes one quantizer for its input and one for its weight; None means full precision. `precision` is the number
-of bits, used to count sizes. In training a quantizer may add annealed noise; in evaluation it never does.
+A layer takes one quantizer for its input and one for its weight; None means full precision. The layer computes with the
+signs and scales the result. `precision` is the number of bits, used to count sizes. In training a quantizer may add
+annealed noise; in evaluation it never does.
 """
 
 import math
@@ -36,28 +37,20 @@ class SignActivation(NoAutoCast):
         return binary
 
 
-class _ConstantScale(NoAutoCast):
-    """z * scale forward; backward the gradient passes unscaled, and the scale gets no gradient."""
-
-    def construct(self, z, scale):
-        return z * scale
-
-    def bprop(self, z, scale, out, dout):
-        return dout, ops.zeros_like(scale)
-
-
 class WeightQuantizer(NoAutoCast):
-    """w_q = sign(t) * scale(t) with t = standardize(w): base class of weight quantizers.
+    """w_q = z * scale(t) with z = sign(t) and t = standardize(w): base class of weight quantizers.
 
     Backward, the derivative of sign is the estimator's. The scale is a constant: no gradient flows into it.
-    `scale_in_gradient` says whether the scale multiplies the gradient; None means `scales_gradient`, which follows the
-    quantizer's source. In training with noise the scale multiplies the sum sign + alpha e(t), and the same rule holds
-    for the latent weight and for the noise module's parameters.
+    `scale_in_gradient` says whether the scale multiplies the gradient of z; None means `scales_gradient`, which follows
+    the quantizer's source. In training with noise z = sign(t) + alpha e(t), and the same rule holds for the latent
+    weight and for the noise module's parameters. The layer that multiplies by the scale applies the rule.
 
-    Inputs: w, (C_out, ...). Outputs: the same shape, +s or -s.
+    Inputs: w, (C_out, ...). Outputs: z in that shape and dtype, +1 or -1 without noise; the scale, float32, of shape ()
+    or (C_out,). A quantizer without a scale (`has_scale` is False) gives 1.
     """
 
     precision = 1
+    has_scale = True
     scales_gradient = False
 
     def __init__(self, estimator: Estimator, noise: AnnealedNoise | None = None, scale_in_gradient: bool | None = None):
@@ -68,14 +61,13 @@ class WeightQuantizer(NoAutoCast):
         self.estimator = estimator
         self.noise = noise
         self.scale_in_gradient = self.scales_gradient if scale_in_gradient is None else scale_in_gradient
-        self.constant_scale = _ConstantScale()
 
     def standardize(self, weight):
         """t, the input of sign, in the shape of `weight`."""
         return weight
 
     def scale(self, t):
-        """s >= 0, in a shape that broadcasts to t."""
+        """s >= 0, float32: () if there is one for the layer, (C_out,) if there is one for each output channel."""
         raise NotImplementedError
 
     def construct(self, weight):
@@ -84,9 +76,7 @@ class WeightQuantizer(NoAutoCast):
         if self.noise is not None and self.training:
             filters = t.reshape(t.shape[0], -1)
             binary = self.noise(binary.reshape(filters.shape), filters).reshape(t.shape)
-        scale = ops.stop_gradient(self.scale(t))
-        scaled = binary * scale if self.scale_in_gradient else self.constant_scale(binary, scale)
-        return ops.cast(scaled, weight.dtype)
+        return ops.cast(binary, weight.dtype), ops.stop_gradient(self.scale(ops.cast(t, ms.float32)))
 
 
 class SignWeight(WeightQuantizer):
@@ -95,8 +85,10 @@ class SignWeight(WeightQuantizer):
     Source: Hubara et al., "Binarized Neural Networks", NeurIPS 2016.
     """
 
+    has_scale = False
+
     def scale(self, t):
-        return ops.ones((), t.dtype)
+        return ops.ones((), ms.float32)
 
 
 class DoReFaWeight(WeightQuantizer):
@@ -122,7 +114,7 @@ class XnorWeight(WeightQuantizer):
     scales_gradient = True
 
     def scale(self, t):
-        return _filter_mean(ops.abs(t))
+        return _filter_mean(ops.abs(t)).reshape(-1)
 
 
 class LibraWeight(WeightQuantizer):
@@ -150,7 +142,7 @@ class LibraWeight(WeightQuantizer):
         return centred / ops.sqrt(ops.maximum(variance, 1e-6))  # only a filter of equal weights has less
 
     def scale(self, t):
-        exponent = ops.log(ops.maximum(_filter_mean(ops.abs(t)), 1e-6)) / math.log(2)
+        exponent = ops.log(ops.maximum(_filter_mean(ops.abs(t)).reshape(-1), 1e-6)) / math.log(2)
         return ops.pow(2.0, ops.round(exponent))
 
 

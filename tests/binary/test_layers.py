@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, amp, nn
 
 from src.binary import (
     Binarization,
@@ -17,7 +17,10 @@ from src.binary import (
     create_estimator,
 )
 from src.binary.estimators import ApproxSign, ClippedStraightThrough, FourierApproximation
+from src.binary.layers import ScaledOperation
+from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests.helpers import oracles
+from tests.helpers.float64_resnet20 import conv2d_gradients
 
 GEOMETRIES = pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 1, 0)])
 
@@ -210,3 +213,82 @@ def test_repr_shows_sizes_estimators_and_quantizers():
     )
     assert expected in repr(conv)
     assert "7, 5, input: full precision, weight: full precision" in repr(Binarization.full_precision().dense(7, 5))
+
+
+ZERO_FILTER = 1
+KINDS = {
+    "convolution": lambda binarization: binarization.conv(4, 6, 3, 2, 1),
+    "groups": lambda binarization: binarization.conv(4, 6, 3, 1, 1, groups=2),
+    "linear": lambda binarization: binarization.dense(8, 6),
+}
+
+
+def products_and_gradients(layer, x, z, by_y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In float64: the layer's operation of x and z, and for an incoming gradient those of x and z."""
+    if isinstance(layer, BinaryDense):
+        return x @ z.T, by_y @ z, by_y.T @ x
+    geometry = layer.stride[0], layer.padding[0]
+    x_parts, z_parts, by_parts = (
+        np.split(x, layer.groups, 1),
+        np.split(z, layer.groups),
+        np.split(by_y, layer.groups, 1),
+    )
+    y = [oracles.conv2d(*part, *geometry) for part in zip(x_parts, z_parts, strict=True)]
+    by_x, by_z = zip(
+        *(conv2d_gradients(*part, *geometry) for part in zip(x_parts, z_parts, by_parts, strict=True)), strict=True
+    )
+    return np.concatenate(y, 1), np.concatenate(by_x, 1), np.concatenate(by_z)
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["signs", "signs and noise"])
+@pytest.mark.parametrize("scale_in_gradient", [False, True])
+@pytest.mark.parametrize("quantizer", sorted(WEIGHT_QUANTIZERS))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_scale_is_applied_to_the_sums_and_to_the_gradients_by_the_rule(
+    any_mode, kind, quantizer, scale_in_gradient, noise
+):
+    """x gets the scaled gradient; z the scaled one or, if the scale is not in the gradient, the incoming one as it is.
+    One filter is all zero: its scale may be 0, by which nothing may be divided."""
+    options = {"weight_quantizer": quantizer, "scale_in_gradient": scale_in_gradient, "noise_adaptation": noise}
+    layer = KINDS[kind](Binarization("ste", **options)).set_train()
+    latent = random(layer.weight.shape, 1)
+    latent[ZERO_FILTER] = 0
+    layer.weight.set_data(Tensor(latent))
+    x = random((2, 8) if kind == "linear" else (2, 4, 5, 5))
+    z, scale = (value.asnumpy().astype(np.float64) for value in layer.signs_and_scale())
+    seen = layer.activation_quantizer(Tensor(x)).asnumpy().astype(np.float64)
+    y, _, _ = products_and_gradients(layer, seen, z, np.zeros(layer(Tensor(x)).shape))
+    by_y = random(y.shape, 2)
+    assert noise == bool((np.abs(z) != 1).any()) and (quantizer != "xnor" or scale[ZERO_FILTER] == 0)
+
+    _, by_x, by_z = products_and_gradients(layer, seen, z, by_y * scale)
+    if not scale_in_gradient:
+        _, _, by_z = products_and_gradients(layer, seen, z, by_y.astype(np.float64))
+    product = ScaledOperation(layer.operation, scale_in_gradient)
+    single = [Tensor(value.astype(np.float32)) for value in (seen, z, scale)]
+    value, gradients = ms.value_and_grad(lambda *inputs: (product(*inputs) * Tensor(by_y)).sum(), (0, 1, 2))(*single)
+    np.testing.assert_allclose(layer(Tensor(x)).asnumpy(), y * scale, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(value.asnumpy(), (y * scale * by_y).sum(), rtol=1e-3, atol=1e-3)
+    for gradient, expected in zip(gradients, (by_x, by_z, np.zeros(scale.shape)), strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), expected, rtol=1e-4, atol=1e-4)
+    if not noise and quantizer in ("sign", "dorefa", "xnor"):  # the latent weight's gradient is that of z
+        got = ms.grad(lambda t: (layer(t) * Tensor(by_y)).sum(), 0, [layer.weight])(Tensor(x))
+        expected = by_z if layer.has_scale else products_and_gradients(layer, seen, z, by_y.astype(np.float64))[2]
+        np.testing.assert_allclose(got[1][0].asnumpy(), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(got[0].asnumpy(), by_x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", ["O0", "O2", "O3"])
+def test_sums_of_signs_are_exact(any_mode, level):
+    """Up to 2,048 in float16 too; the scale is applied in float32."""
+    layer = Binarization(noise_adaptation=False).conv(16, 6, 3, padding=1)
+    cell = nn.SequentialCell(layer)
+    amp.auto_mixed_precision(cell, level)
+    x, w = random((2, 16, 5, 5)), layer.weight.asnumpy()
+    dtype = ms.float32 if level == "O0" else ms.float16
+    got = cell(Tensor(x, dtype))
+    sums = oracles.conv2d(oracles.sign(x.astype(got.asnumpy().dtype)), oracles.sign(w), 1, 1)
+    assert (sums == 0).mean() > 0.01
+    expected = (sums.astype(np.float32) * np.abs(w).mean()).astype(got.asnumpy().dtype)
+    np.testing.assert_array_equal(got.asnumpy() == 0, sums == 0)
+    np.testing.assert_allclose(got.asnumpy(), expected, rtol=1e-6 if level == "O0" else 1e-3)

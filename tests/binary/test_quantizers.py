@@ -5,10 +5,11 @@ import itertools
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, amp, nn
+from mindspore import Tensor, amp, nn, ops
 
 from src.binary import AnnealedNoise, DoReFaWeight, LibraWeight, NoiseAdaptation, SignActivation, create_estimator
 from src.binary.estimators import ESTIMATORS
+from src.binary.layers import ScaledOperation
 from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests.helpers import oracles
 
@@ -17,12 +18,36 @@ scale_in_gradient_or_not = pytest.mark.parametrize("scale_in_gradient", [False, 
 
 
 class Weighted(nn.Cell):
+    """factor * Q(w), as the layers compute it."""
+
     def __init__(self, quantizer: nn.Cell):
         super().__init__()
         self.quantizer = quantizer
 
     def construct(self, w, factor):
         return self.quantizer(w) * factor
+
+
+class WeightedWeight(nn.Cell):
+    """The same for a weight quantizer: a linear layer whose inputs pick one value of each filter."""
+
+    def __init__(self, quantizer: nn.Cell):
+        super().__init__()
+        self.quantizer = quantizer
+        self.product = ScaledOperation(ops.MatMul(transpose_b=True), quantizer.scale_in_gradient)
+
+    def construct(self, w, factor):
+        z, scale = self.quantizer(w)
+        z = z.reshape(z.shape[0], -1)
+        picked = self.product(ops.eye(z.shape[1], z.shape[1], z.dtype), z, scale)
+        return ops.transpose(picked, (1, 0)).reshape(w.shape) * factor
+
+
+def quantized(quantizer: nn.Cell, w: np.ndarray) -> np.ndarray:
+    """The weight that a quantizer stands for, signs times scale."""
+    z, scale = (value.asnumpy() for value in quantizer(Tensor(w)))
+    assert scale.dtype == np.float32 and scale.shape in ((), w.shape[:1])
+    return z * scale.reshape(scale.shape + (1,) * (w.ndim - 1) if scale.ndim else ())
 
 
 def random(shape, seed: int = 0) -> np.ndarray:
@@ -101,7 +126,7 @@ def test_activation_is_its_sign(any_mode):
 
 def test_dorefa_weight_is_sign_times_mean(any_mode):
     w = with_zeros(SHAPE)
-    got = DoReFaWeight(create_estimator("fda"))(Tensor(w)).asnumpy()
+    got = quantized(DoReFaWeight(create_estimator("fda")), w)
     np.testing.assert_array_equal(np.sign(got), oracles.sign(w))
     np.testing.assert_allclose(np.abs(got), np.abs(w.astype(np.float64)).mean(), rtol=1e-6)
     assert np.unique(np.abs(got)).size == 1
@@ -115,11 +140,11 @@ def test_every_quantizer_has_an_oracle():
 @every_quantizer
 def test_weights_are_sign_times_scale(any_mode, name, shape):
     w = with_zeros(shape)
-    got = WEIGHT_QUANTIZERS[name](create_estimator("fda"))(Tensor(w)).asnumpy()
-    _, scale, expected = quantize(name, w)
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-    assert got.dtype == np.float32
-    assert all(np.unique(np.abs(row)).size == 1 for row in got), "two values a filter, to the last bit"
+    quantizer = WEIGHT_QUANTIZERS[name](create_estimator("fda"))
+    _, _, expected = quantize(name, w)
+    np.testing.assert_allclose(quantized(quantizer, w), expected, rtol=1e-5)
+    z, _ = quantizer(Tensor(w))
+    assert z.dtype == ms.float32 and (np.abs(z.asnumpy()) == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +161,7 @@ def test_gradient_of_the_latent_weight(mode, name, shape, forced):
     """The estimator's at what the sign was taken of; the scale multiplies it as the source does, unless told."""
     w, factor = random(shape), random(shape, 3)
     quantizer = WEIGHT_QUANTIZERS[name](create_estimator("fda"), scale_in_gradient=forced)
-    got = ms.grad(Weighted(quantizer))(Tensor(w), Tensor(factor)).asnumpy()
+    got = ms.grad(WeightedWeight(quantizer))(Tensor(w), Tensor(factor)).asnumpy()
     t, scale, _ = quantize(name, w)
     scaled = DEFINITIONS[name][2] if forced is None else forced
     by_t = oracles.fourier(t, 9) * factor * (scale if scaled else 1.0)
@@ -149,7 +174,7 @@ def test_half_precision_weights_stay_finite(any_mode, name):
     for w in (with_zeros(SHAPE), np.full(SHAPE, 65504.0), np.zeros(SHAPE)):
         quantizer = WEIGHT_QUANTIZERS[name](create_estimator("clipped_ste"))
         half = Tensor(w.astype(np.float16))
-        value, gradient = ms.value_and_grad(quantizer)(half)
+        value, gradient = ms.value_and_grad(WeightedWeight(quantizer))(half, ops.ones_like(half))
         assert value.dtype == ms.float16
         assert np.isfinite(value.asnumpy()).all() and np.isfinite(gradient.asnumpy()).all()
 
@@ -159,7 +184,7 @@ def test_half_precision_weights_stay_finite(any_mode, name):
 def test_libra_under_mixed_precision(any_mode, level, deviation):
     """The variance of small weights would vanish in float16. `ste` has no jump where t is rounded."""
     w, factor = random((3, 64, 3, 3)) * np.float32(deviation / 0.3), random((3, 64, 3, 3), 3)
-    cell = Weighted(LibraWeight(create_estimator("ste")))
+    cell = WeightedWeight(LibraWeight(create_estimator("ste")))
     amp.auto_mixed_precision(cell, level)
     got = ms.grad(cell)(Tensor(w), Tensor(factor)).asnumpy()
     expected = through_standardization(w, factor * DEFINITIONS["libra"][1](standardized(w)))
@@ -184,7 +209,8 @@ def test_noise_works_with_every_estimator(any_mode, name):
 
 def test_libra_of_a_constant_filter_has_finite_gradients(any_mode):
     w = np.full(SHAPE, 0.3, np.float32)
-    value, gradient = ms.value_and_grad(LibraWeight(create_estimator("fda")))(Tensor(w))
+    cell = WeightedWeight(LibraWeight(create_estimator("fda")))
+    value, gradient = ms.value_and_grad(cell)(Tensor(w), ops.ones(SHAPE))
     assert np.isfinite(value.asnumpy()).all() and np.isfinite(gradient.asnumpy()).all()
 
 
@@ -192,7 +218,7 @@ def test_libra_of_a_constant_filter_has_finite_gradients(any_mode):
 def test_dorefa_gradient_has_the_scale_only_on_demand(any_mode, scale_in_gradient):
     w, factor = random(SHAPE), random(SHAPE, 3)
     quantizer = DoReFaWeight(create_estimator("fda"), scale_in_gradient=scale_in_gradient)
-    got = ms.grad(Weighted(quantizer))(Tensor(w), Tensor(factor)).asnumpy()
+    got = ms.grad(WeightedWeight(quantizer))(Tensor(w), Tensor(factor)).asnumpy()
     scale = np.abs(w).mean() if scale_in_gradient else 1.0
     np.testing.assert_allclose(got, oracles.fourier(w, 9) * factor * scale, rtol=1e-4, atol=1e-6)
 
@@ -203,7 +229,7 @@ def test_dorefa_with_noise(mode, scale_in_gradient):
     w, factor, alpha = random(SHAPE), random(SHAPE, 3), 0.5
     noise = linear_noise(16, alpha)
     w1, w2 = noise.adaptation.w1, noise.adaptation.w2
-    cell = Weighted(DoReFaWeight(create_estimator("fda"), noise, scale_in_gradient)).set_train(True)
+    cell = WeightedWeight(DoReFaWeight(create_estimator("fda"), noise, scale_in_gradient)).set_train(True)
     value, (by_w, (by_w1, by_w2)) = ms.value_and_grad(cell, 0, [w1, w2])(Tensor(w), Tensor(factor))
 
     filters, incoming = w.reshape(3, 16).astype(np.float64), factor.reshape(3, 16).astype(np.float64)
@@ -228,5 +254,10 @@ def test_noise_is_there_only_in_training(mode, quantizer, dimension):
     x = Tensor(random(SHAPE))
     noisy = quantizer(create_estimator("fda"), linear_noise(dimension, 0.5))
     pure = quantizer(create_estimator("fda"))
-    assert np.abs(noisy.set_train(True)(x).asnumpy() - pure(x).asnumpy()).max() > 1e-3
-    np.testing.assert_array_equal(noisy.set_train(False)(x).asnumpy(), pure(x).asnumpy())
+
+    def output(cell: nn.Cell) -> np.ndarray:
+        found = cell(x)
+        return (found if quantizer is SignActivation else found[0]).asnumpy()
+
+    assert np.abs(output(noisy.set_train(True)) - output(pure)).max() > 1e-3
+    np.testing.assert_array_equal(output(noisy.set_train(False)), output(pure))

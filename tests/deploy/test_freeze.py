@@ -8,7 +8,7 @@ from mindspore import nn
 
 from src.binary import Binarization, BinaryLayer
 from src.deploy.formats import FORMATS
-from src.deploy.freeze import FrozenLayer, freeze, split_scale
+from src.deploy.freeze import FrozenLayer, freeze
 from src.models import create_model
 from src.models.bireal_resnet import PaddedMaxPool
 from tests.helpers import network_checks
@@ -23,7 +23,7 @@ def images(count: int, channels: int = 3, size: int = 32) -> ms.Tensor:
 
 
 def require_same_logits(network: nn.Cell, frozen: nn.Cell, inputs: ms.Tensor) -> None:
-    """The two differ only in rounding: the frozen layers apply the scale after the sum."""
+    """The two differ only in rounding: the frozen layers divide where the others multiply."""
     expected = network(inputs).asnumpy()
     scale = np.sqrt(np.mean(np.square(expected)))
     assert np.abs(frozen(inputs).asnumpy() - expected).max() <= 1e-5 * scale
@@ -84,15 +84,6 @@ def test_the_stem_pool_of_the_bireal_networks_exports(file_format, tmp_path):
     path = tmp_path / f"pool{FORMATS[file_format].suffix}"
     FORMATS[file_format].export(freeze(nn.SequentialCell(PaddedMaxPool())), (2, 8, 8), None, path)
     np.testing.assert_array_equal(FORMATS[file_format].load(path).logits(inputs), expected)
-
-
-def test_a_weight_that_is_not_binary_is_kept():
-    weight = np.array([[1, -1], [2, -2.5]], np.float32)
-    kept, scale = split_scale(weight)
-    assert kept is weight and scale is None
-    signs, scale = split_scale(np.array([[0.5, -0.5], [0, 0]], np.float32))
-    np.testing.assert_array_equal(signs, [[1, -1], [-1, -1]])
-    np.testing.assert_array_equal(scale, [0.5, 0])
 
 
 def test_a_filter_whose_scale_is_0_gives_0():
