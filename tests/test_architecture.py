@@ -50,6 +50,7 @@ NO_MINDSPORE = [
     "errors",
     "files",
     "heartbeat",
+    "native_build",
     *(".".join(path.relative_to(SRC).with_suffix("").parts) for path in sorted(SRC.glob("launch/*.py"))),
     "paper.__main__",
     "paper.estimates",
