@@ -53,6 +53,17 @@ def any_mode(request):
     yield from run_in(request.param)
 
 
+@pytest.fixture(params=["native", "plain"])
+def backend(request, monkeypatch):
+    """Run the test with the C++ kernels for CPU, and with plain operations alone."""
+    monkeypatch.setenv("BNN_NATIVE", "1" if request.param == "native" else "0")
+    if request.param == "native":
+        from tests.helpers.kernels import require_kernels
+
+        require_kernels()
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Initial weights are the same whichever tests run before."""

@@ -198,4 +198,5 @@ def test_a_call_at_import_is_found():
 
 def test_the_wheel_has_every_folder_but_paper_and_launch():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert packages == ["fda_bnn", *(f"fda_bnn.{name}" for name in FOLDERS if name not in ("launch", "paper"))]
+    own = [f"fda_bnn.{name}" for name in FOLDERS if name not in ("launch", "paper")]
+    assert packages == ["fda_bnn", *sorted([*own, "fda_bnn.binary.native"])]

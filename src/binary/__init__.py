@@ -1,7 +1,7 @@
 """The method: sign functions with surrogate gradients, the noise adaptation module, quantizers and binary layers."""
 
 from .estimators import create_estimator, sign
-from .layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU
+from .layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU, chosen_path
 from .noise_adaptation import AnnealedNoise, NoiseAdaptation
 from .quantizers import DoReFaWeight, LibraWeight, SignActivation, SignWeight, XnorWeight
 
@@ -18,6 +18,7 @@ __all__ = [
     "SharedSlopePReLU",
     "SignWeight",
     "XnorWeight",
+    "chosen_path",
     "create_estimator",
     "sign",
 ]

@@ -20,6 +20,11 @@ from .amp import NoAutoCast
 from .schedules import Schedule, ScheduledValue, accelerate, log_spaced
 from .validation import MAX_NUMBER, build, is_number, name_of, require, require_integer
 
+try:
+    from . import native
+except ImportError:  # the folder may be missing: plain operations compute the same
+    native = None
+
 MAX_TERMS = 1000  # largest n of the Fourier sum; a far larger n is not exact in float32
 
 
@@ -48,16 +53,21 @@ class Surrogate(NoAutoCast):
 
     def __init__(self):  # without nn.Cell's own arguments, which are not options of an estimator
         super().__init__()
+        self.sign_kernel = native and native.sign()
 
     def derivative(self, t, state):
         """The surrogate of d sign/dt at float32 `t`, the same shape."""
         raise NotImplementedError
 
+    def gradient(self, t, state, dout):
+        """derivative(t, state) * dout at float32 `t` and `dout`. A subclass may compute both in one kernel."""
+        return self.derivative(t, state) * dout
+
     def construct(self, t, state):
-        return sign(t)
+        return self.sign_kernel(t) if self.sign_kernel is not None and t.dtype == ms.float32 else sign(t)
 
     def bprop(self, t, state, out, dout):
-        gradient = self.derivative(ops.cast(t, ms.float32), state) * ops.cast(dout, ms.float32)
+        gradient = self.gradient(ops.cast(t, ms.float32), state, ops.cast(dout, ms.float32))
         return ops.cast(gradient, t.dtype), ops.zeros_like(state)
 
 
@@ -106,12 +116,19 @@ class FourierApproximation(Surrogate):
         self.initial = float(n)
         self.clip = clip
         self.constants = fourier.closed_form_constants(omega)
+        self.kernel = native and native.fourier_gradient()
+        self.kernel_constants = ms.Tensor([*self.constants, math.inf if clip is None else clip], ms.float32)
 
     def derivative(self, t, state):
         gradient = fourier.derivative(t, state, self.constants)
         if self.clip is None:
             return gradient
         return ops.select(ops.abs(t) > self.clip, 0.0, gradient)  # unlike a product: 0 at infinity, and NaN stays NaN
+
+    def gradient(self, t, state, dout):
+        if self.kernel is None:
+            return self.derivative(t, state) * dout
+        return self.kernel(t, dout, state, self.kernel_constants)
 
 
 class ApproxSign(Surrogate):

@@ -20,6 +20,11 @@ from .noise_adaptation import ETAS, NOISE_INITS, AnnealedNoise, NoiseAdaptation
 from .quantizers import WEIGHT_QUANTIZERS, SignActivation
 from .validation import build, lookup, name_of, require, require_integer, require_options
 
+try:
+    from . import native
+except ImportError:  # the folder may be missing: plain operations compute the same
+    native = None
+
 # Initial weights, latent ones included. Only the sign of a latent weight is used, so its magnitude sets how many steps
 # a flip takes.
 WEIGHT_INITS = {
@@ -36,7 +41,7 @@ def create_weight_init(name: str) -> Initializer:
 _gradient_of_first = ops.GradOperation(sens_param=True)  # not a cell's own: it cannot be copied, as `freeze` copies
 
 
-class ScaledOperation(NoAutoCast):
+class BinaryProduct(NoAutoCast):
     """scale * operation(x, z), with the scale applied to the sums.
 
     If x and z are +1 and -1, the sums are integers: exact in any order of summation, in any runtime. In float16 they
@@ -51,25 +56,41 @@ class ScaledOperation(NoAutoCast):
 
     Args:
         operation (Primitive): a product of x and z with the output channels of z on axis 1.
+        has_scale (bool): False: the scale is 1 and is not multiplied.
         scale_in_gradient (bool): whether the scale multiplies the gradient of z.
+        kernels (Cell, optional): computes the same in float32; see `native.Convolution`.
 
     Inputs: x and z of one dtype; scale, float32, of a shape that broadcasts to the output.
     """
 
-    def __init__(self, operation: ops.Primitive, scale_in_gradient: bool):
+    def __init__(
+        self, operation: ops.Primitive, has_scale: bool, scale_in_gradient: bool, kernels: nn.Cell | None = None
+    ):
         super().__init__()
         self.operation = Operation(operation)
         self.swapped = Swapped(operation)
+        self.has_scale = has_scale
         self.scale_in_gradient = scale_in_gradient
+        self.kernels = kernels
 
     def construct(self, x, z, scale):
-        return scaled(self.operation(x, z), scale)
+        if self.kernels is not None and x.dtype == ms.float32:
+            return self.kernels(x, z, scale)
+        return self.scaled(self.operation(x, z), scale)
 
     def bprop(self, x, z, scale, out, dout):
-        scaled_dout = scaled(dout, scale)
+        if self.kernels is not None and x.dtype == ms.float32:
+            by_x = self.kernels.by_x(x, z, scale, dout)
+            by_z = self.kernels.by_z(x, z, scale if self.scale_in_gradient else ops.ones((1,), ms.float32), dout)
+            return by_x, by_z, ops.zeros_like(scale)
+        scaled_dout = self.scaled(dout, scale)
         by_x = _gradient_of_first(self.operation)(x, z, scaled_dout)
         by_z = _gradient_of_first(self.swapped)(z, x, scaled_dout if self.scale_in_gradient else dout)
         return by_x, by_z, ops.zeros_like(scale)
+
+    def scaled(self, values, scale):
+        """values * scale, computed in float32, in the dtype of `values`."""
+        return ops.cast(ops.cast(values, ms.float32) * scale, values.dtype) if self.has_scale else values
 
 
 class Operation(nn.Cell):
@@ -90,9 +111,9 @@ class Swapped(Operation):
         return self.operation(x, z)
 
 
-def scaled(values, scale):
-    """values * scale, computed in float32, in the dtype of `values`."""
-    return ops.cast(ops.cast(values, ms.float32) * scale, values.dtype)
+def chosen_path() -> str:
+    """How layers that are created now compute, in a phrase for the log."""
+    return native.chosen_path() if native else "plain operations (src/binary/native is not there)"
 
 
 class BinaryLayer(NoAutoCast):
@@ -104,6 +125,7 @@ class BinaryLayer(NoAutoCast):
         activation_quantizer (Cell, optional): Q_a; None: full precision.
         weight_quantizer (Cell, optional): Q_w; None: full precision.
         weight_init (str): how the latent weight starts: a name in `WEIGHT_INITS`.
+        kernels (Cell, optional): computes the product with a quantized weight, see `BinaryProduct`.
     """
 
     def __init__(
@@ -113,14 +135,15 @@ class BinaryLayer(NoAutoCast):
         activation_quantizer: nn.Cell | None = None,
         weight_quantizer: nn.Cell | None = None,
         weight_init: str = "uniform",
+        kernels: nn.Cell | None = None,
     ):
         super().__init__()
         self.operation = operation
         self.activation_quantizer = activation_quantizer
         self.weight_quantizer = weight_quantizer
-        self.has_scale = getattr(weight_quantizer, "has_scale", False)
-        if self.has_scale:
-            self.scaled_operation = ScaledOperation(operation, weight_quantizer.scale_in_gradient)
+        if weight_quantizer is not None:
+            scale = weight_quantizer.has_scale, weight_quantizer.scale_in_gradient
+            self.product = BinaryProduct(operation, *scale, kernels)
         self.weight = Parameter(initializer(create_weight_init(weight_init), shape, ms.float32))
 
     def signs_and_scale(self):
@@ -152,8 +175,7 @@ class BinaryLayer(NoAutoCast):
         if self.weight_quantizer is None:
             return self.operation(x, ops.cast(self.weight, x.dtype))
         signs, scale = self.signs_and_scale()
-        signs = ops.cast(signs, x.dtype)
-        return self.scaled_operation(x, signs, scale) if self.has_scale else self.operation(x, signs)
+        return self.product(x, ops.cast(signs, x.dtype), scale)
 
 
 class BinaryConv2d(BinaryLayer):
@@ -197,7 +219,8 @@ class BinaryConv2d(BinaryLayer):
         # Tuples: the ONNX exporter fails on plain numbers.
         geometry = {"pad_mode": "pad", "pad": (padding,) * 4, "stride": (stride, stride), "group": groups}
         operation = ops.Conv2D(out_channels, (kernel_size, kernel_size), **geometry)
-        super().__init__(shape, operation, activation_quantizer, weight_quantizer, weight_init)
+        kernels = native and native.convolution(kernel_size, stride, padding, groups)
+        super().__init__(shape, operation, activation_quantizer, weight_quantizer, weight_init, kernels)
         self.kernel_size = (kernel_size, kernel_size)
         self.stride = (stride, stride)
         self.padding = (padding,) * 4

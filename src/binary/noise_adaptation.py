@@ -17,6 +17,11 @@ from .amp import NoAutoCast
 from .schedules import ScheduledValue
 from .validation import lookup, require_integer, require_number
 
+try:
+    from . import native
+except ImportError:  # the folder may be missing: plain operations compute the same
+    native = None
+
 ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
 # Initial W1 and W2 by their fan in: d for W1, the hidden width for W2.
 NOISE_INITS = {
@@ -96,8 +101,11 @@ class AnnealedNoise(NoAutoCast):
         require_number("alpha", alpha)
         self.alpha = ScheduledValue("alpha", alpha)
         self.in_forward = in_forward
+        self.kernels = native and native.noise(adaptation.eta, adaptation.amplitude, in_forward)
 
     def construct(self, binary, t):
+        if self.kernels is not None and t.ndim == 4 and t.dtype == ms.float32:
+            return self.kernels(binary, t, self.adaptation.w1, self.adaptation.w2, self.alpha())
         noise = ops.cast(self.alpha(), t.dtype) * self.adaptation(t)
         if not self.in_forward:
             noise = noise - ops.stop_gradient(noise)

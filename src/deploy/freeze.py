@@ -34,7 +34,7 @@ class FrozenLayer(nn.Cell):
         self.operation = layer.operation
         # Divide, do not multiply: onnxruntime folds a product with a constant into the weight of the convolution.
         self.divisor = None
-        if layer.has_scale:
+        if layer.weight_quantizer is not None and layer.weight_quantizer.has_scale:
             with np.errstate(divide="ignore"):  # a scale of 0: sums / inf = 0
                 divisor = np.reciprocal(scale.asnumpy()).reshape(-1, *(1,) * (weight.ndim - 2))
             self.divisor = Parameter(ms.Tensor(divisor), name="divisor", requires_grad=False)

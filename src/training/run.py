@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import checkpoints, runtime
 from .. import experiment as experiments
+from ..binary import chosen_path
 from ..checkpoints import Checkpoint
 from ..config import Config
 from ..experiment import Experiment
@@ -173,6 +174,7 @@ def describe_run(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None)
     write_text(run_dir / CONFIG, trainer.experiment.config.to_yaml())
     write_text(run_dir / VERSIONS, "".join(f"{name}: {value}\n" for name, value in runtime.versions().items()))
     echo(opening_words(trainer.experiment, run_dir))
+    echo(f"binary layers are computed by {chosen_path()}")
     if checkpoint is not None:
         echo(f"continuing after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
 

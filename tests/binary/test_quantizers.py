@@ -9,7 +9,7 @@ from mindspore import Tensor, amp, nn, ops
 
 from src.binary import AnnealedNoise, DoReFaWeight, LibraWeight, NoiseAdaptation, SignActivation, create_estimator
 from src.binary.estimators import ESTIMATORS
-from src.binary.layers import ScaledOperation
+from src.binary.layers import BinaryProduct
 from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests.helpers import oracles
 
@@ -34,7 +34,7 @@ class WeightedWeight(nn.Cell):
     def __init__(self, quantizer: nn.Cell):
         super().__init__()
         self.quantizer = quantizer
-        self.product = ScaledOperation(ops.MatMul(transpose_b=True), quantizer.scale_in_gradient)
+        self.product = BinaryProduct(ops.MatMul(transpose_b=True), True, quantizer.scale_in_gradient)
 
     def construct(self, w, factor):
         z, scale = self.quantizer(w)

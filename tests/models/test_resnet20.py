@@ -168,7 +168,7 @@ class Recorder(nn.Cell):
         return y
 
 
-def test_the_gradients_of_a_training_step_are_those_in_float64():
+def test_the_gradients_of_a_training_step_are_those_in_float64(backend):
     """Sums of +-1 are exact, so only rounding is left. With the scale in the weights, 5 % of the sums were 0 up to
     rounding, the slope after them was 1 or a by chance, and the gradients differed by 36 %."""
     network = create_model("resnet20", binarization=Binarization(noise_adaptation=False)).set_train()

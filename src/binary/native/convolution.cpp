@@ -1,0 +1,310 @@
+// y = scale * conv(x, z), 3x3 with a padding of 1 and stride 1 or 2, of float32 in the layout N, C, H, W: forward, data
+// gradient and weight gradient. The scale is one number or one for each output channel; the stride follows from shapes.
+//
+// All three read an input that was copied into planes with a border of zeros. Vectors of 8 run along the width; with
+// stride 2 the even and the odd columns are planes of their own, so that a tap is always a plain load.
+//
+// Forward (and data gradient: the same with turned weights): of 4 output channels and 3 vectors of positions, 12 sums
+// stay in registers while channels and taps pass by: 7 loads for 12 multiply-adds. The planes of an image stay in the
+// second level cache, those that a row needs in the first.
+//
+// Weight gradient: the sums of 4 output channels and the 3 taps of a row stay in registers while positions pass by. The
+// images are divided into parts, whose sums are added in their order: so a result does not depend on the threads.
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "kernel.h"
+
+namespace {
+
+constexpr int LANES = 8;
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
+
+inline Vector load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
+
+constexpr int OUTPUTS = 4;  // output channels at a time
+
+struct Shape {
+    int64_t images, channels, height, width;
+    int64_t plane() const { return height * width; }
+    bool read(int rank, const int64_t *sizes) {
+        if (rank != 4) return false;
+        images = sizes[0], channels = sizes[1], height = sizes[2], width = sizes[3];
+        return images > 0 && channels > 0 && height > 0 && width > 0;
+    }
+};
+
+struct Scale {
+    const float *values;
+    bool by_channel;
+    float operator[](int64_t channel) const { return values[by_channel ? channel : 0]; }
+};
+
+// Planes with a border for one image. Output position (h, w) and tap (i, j) read row h * stride + i, and there
+// `offset(j) + w`.
+struct Planes {
+    int64_t channels, stride, row, rows, half;
+    std::unique_ptr<float[]> values;
+
+    // `width`, `height`: of the output.
+    Planes(int64_t channels, int64_t height, int64_t width, int64_t stride) : channels(channels), stride(stride) {
+        half = (width + LANES - 1) / LANES * LANES + LANES;  // a last vector may read beyond the border
+        row = half * stride;
+        rows = height * stride + 2;
+        values.reset(new float[channels * rows * row]());
+    }
+
+    int64_t offset(int tap) const { return stride == 1 ? tap : (tap & 1) * half + (tap >> 1); }
+    float *at(int64_t channel, int64_t line) { return values.get() + (channel * rows + line) * row; }
+    const float *at(int64_t channel, int64_t line) const { return values.get() + (channel * rows + line) * row; }
+
+    // Fill in an image of height x width. `step` > 1 spreads its values: zeros stay between them.
+    void fill(const float *image, int64_t height, int64_t width, int64_t step = 1) {
+        for (int64_t c = 0; c < channels; ++c)
+            for (int64_t h = 0; h < height; ++h, image += width) {
+                float *line = at(c, h * step + 1);
+                if (stride == 1)
+                    for (int64_t w = 0; w < width; ++w) line[w * step + 1] = image[w];
+                else
+                    for (int64_t w = 0; w < width; ++w) line[((w + 1) & 1) * half + ((w + 1) >> 1)] = image[w];
+            }
+    }
+};
+
+// Sums of OUTPUTS channels at COUNT vectors of positions. `weights`: (channels, 3, 3, OUTPUTS).
+template <int COUNT>
+inline void sums(const Planes &planes, const float *weights, const int64_t *rows, const int64_t *columns,
+                 Vector (*result)[COUNT]) {
+    Vector total[OUTPUTS][COUNT] = {};
+    const int64_t offsets[3] = {planes.offset(0), planes.offset(1), planes.offset(2)};
+    for (int64_t c = 0; c < planes.channels; ++c)
+        for (int i = 0; i < 3; ++i) {
+            const float *lines[COUNT];
+            for (int v = 0; v < COUNT; ++v) lines[v] = planes.at(c, rows[v] * planes.stride + i) + columns[v];
+            for (int j = 0; j < 3; ++j, weights += OUTPUTS) {
+                Vector x[COUNT];
+                for (int v = 0; v < COUNT; ++v) x[v] = load(lines[v] + offsets[j]);
+                for (int o = 0; o < OUTPUTS; ++o)
+                    for (int v = 0; v < COUNT; ++v) total[o][v] += weights[o] * x[v];
+            }
+        }
+    for (int o = 0; o < OUTPUTS; ++o)
+        for (int v = 0; v < COUNT; ++v) result[o][v] = total[o][v];
+}
+
+template <int COUNT>
+inline void positions(const Planes &planes, const float *weights, int64_t first, int64_t a_row, int64_t channel,
+                      const Scale &scale, const Shape &y, float *image) {
+    int64_t rows[COUNT], columns[COUNT];
+    for (int v = 0; v < COUNT; ++v) rows[v] = (first + v) / a_row, columns[v] = (first + v) % a_row * LANES;
+    Vector found[OUTPUTS][COUNT];
+    sums<COUNT>(planes, weights, rows, columns, found);
+    for (int o = 0; o < OUTPUTS && channel + o < y.channels; ++o)
+        for (int v = 0; v < COUNT; ++v) {
+            found[o][v] *= scale[channel + o];
+            float *to = image + (channel + o) * y.plane() + rows[v] * y.width + columns[v];
+            if (columns[v] + LANES <= y.width)
+                *reinterpret_cast<Unaligned *>(to) = found[o][v];
+            else
+                std::memcpy(to, &found[o][v], sizeof(float) * (y.width - columns[v]));
+        }
+}
+
+// y = scale * conv(planes, weights) for one image. `weights`: (blocks of OUTPUTS, channels, 3, 3, OUTPUTS).
+void convolve(const Planes &planes, const float *weights, const Scale &scale, const Shape &y, float *image) {
+    const int64_t a_row = (y.width + LANES - 1) / LANES, vectors = a_row * y.height;
+    for (int64_t o = 0; o < y.channels; o += OUTPUTS, weights += planes.channels * 9 * OUTPUTS) {
+        int64_t v = 0;
+        for (; v + 3 <= vectors; v += 3) positions<3>(planes, weights, v, a_row, o, scale, y, image);
+        if (vectors - v == 2) positions<2>(planes, weights, v, a_row, o, scale, y, image);
+        if (vectors - v == 1) positions<1>(planes, weights, v, a_row, o, scale, y, image);
+    }
+}
+
+std::vector<float> blocks(int64_t to, int64_t from) {
+    return std::vector<float>((to + OUTPUTS - 1) / OUTPUTS * from * 9 * OUTPUTS);
+}
+
+float &tap(std::vector<float> &weights, int64_t to, int64_t from, int64_t channels, int number) {
+    return weights[((to / OUTPUTS * channels + from) * 9 + number) * OUTPUTS + to % OUTPUTS];
+}
+
+// Weights (O, C, 3, 3) in the order in which `convolve` reads them.
+std::vector<float> packed(const float *weights, int64_t outputs, int64_t inputs) {
+    std::vector<float> result = blocks(outputs, inputs);
+    for (int64_t o = 0; o < outputs; ++o)
+        for (int64_t c = 0; c < inputs; ++c)
+            for (int i = 0; i < 9; ++i) tap(result, o, c, inputs, i) = *weights++;
+    return result;
+}
+
+// The same for the data gradient: inputs and outputs change places, taps are turned by half a circle, and the scale of
+// an output channel is part of its weights.
+std::vector<float> turned(const float *weights, const Scale &scale, int64_t outputs, int64_t inputs) {
+    std::vector<float> result = blocks(inputs, outputs);
+    for (int64_t o = 0; o < outputs; ++o)
+        for (int64_t c = 0; c < inputs; ++c)
+            for (int i = 0; i < 9; ++i) tap(result, c, o, outputs, 8 - i) = *weights++ * scale[o];
+    return result;
+}
+
+// The arguments that all three kernels have: x (N, C, H, W), z (O, C, 3, 3), scale (1 or O values) and y (N, O, H', W')
+// or its gradient.
+struct Arguments {
+    Shape x, z, y;
+    Scale scale;
+    int64_t stride = 0;
+
+    bool read(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, int expected) {
+        if (count != expected || !all_float32(count, types)) return false;
+        if (!x.read(ranks[0], shapes[0]) || !z.read(ranks[1], shapes[1]) || !y.read(ranks[3], shapes[3])) return false;
+        const int64_t scales = elements(ranks[2], shapes[2]);
+        scale = {static_cast<float *>(arrays[2]), scales > 1};
+        if (y.height == x.height && y.width == x.width)
+            stride = 1;
+        else if (y.height == (x.height + 1) / 2 && y.width == (x.width + 1) / 2)
+            stride = 2;
+        return stride && z.channels == x.channels && z.images == y.channels && z.height == 3 && z.width == 3 &&
+               x.images == y.images && (scales == 1 || scales == y.channels);
+    }
+};
+
+// Sums over the positions of some images: of OUTPUTS channels of the gradient of y and the taps of one row of a filter.
+// `by`: the first row of each output channel, whose rows are `by_row` apart and whose images are `by_image` apart.
+inline void weight_sums(const Planes *planes, int64_t count, int64_t channel, int i, const float *const *by,
+                        int64_t by_row, int64_t by_image, const Shape &y, float (*result)[3]) {
+    Vector total[OUTPUTS][3] = {};
+    const int64_t offsets[3] = {planes->offset(0), planes->offset(1), planes->offset(2)};
+    for (int64_t n = 0; n < count; ++n)
+        for (int64_t h = 0; h < y.height; ++h) {
+            const float *line = planes[n].at(channel, h * planes->stride + i);
+            const int64_t place = n * by_image + h * by_row;
+            for (int64_t w = 0; w < y.width; w += LANES) {
+                const Vector left = load(line + offsets[0] + w), middle = load(line + offsets[1] + w),
+                             right = load(line + offsets[2] + w);
+                for (int k = 0; k < OUTPUTS; ++k) {
+                    const Vector g = load(by[k] + place + w);
+                    total[k][0] += g * left, total[k][1] += g * middle, total[k][2] += g * right;
+                }
+            }
+        }
+    for (int k = 0; k < OUTPUTS; ++k)
+        for (int j = 0; j < 3; ++j) {
+            result[k][j] = 0;
+            for (int lane = 0; lane < LANES; ++lane) result[k][j] += total[k][j][lane];
+        }
+}
+
+// Add to `result` (outputs, channels, 9) the weight gradient of some images. `by_y`: rows of `by_row` values, those
+// beyond the width 0.
+void add_weight_gradient(const Planes *planes, const float *by_y, int64_t count, int64_t by_row, const Shape &y,
+                         float *result) {
+    const int64_t channels = planes->channels, plane = y.height * by_row;
+    for (int64_t o = 0; o < y.channels; o += OUTPUTS) {
+        const int64_t used = std::min<int64_t>(OUTPUTS, y.channels - o);
+        const float *by[OUTPUTS];  // beyond the last channel the last again, unused
+        for (int k = 0; k < OUTPUTS; ++k) by[k] = by_y + (o + std::min<int64_t>(k, used - 1)) * plane;
+        for (int64_t c = 0; c < channels; ++c)
+            for (int i = 0; i < 3; ++i) {
+                float found[OUTPUTS][3];
+                weight_sums(planes, count, c, i, by, by_row, y.channels * plane, y, found);
+                for (int64_t k = 0; k < used; ++k)
+                    for (int j = 0; j < 3; ++j) result[((o + k) * channels + c) * 9 + i * 3 + j] += found[k][j];
+            }
+    }
+}
+
+}  // namespace
+
+// Inputs: x, z, scale. Output: y.
+extern "C" int conv3x3(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, void *, void *) {
+    Arguments a;
+    if (!a.read(count, arrays, ranks, shapes, types, 4)) return BAD_ARGUMENTS;
+    const std::vector<float> weights = packed(static_cast<float *>(arrays[1]), a.y.channels, a.x.channels);
+    const float *x = static_cast<float *>(arrays[0]);
+    float *y = static_cast<float *>(arrays[3]);
+#pragma omp parallel
+    {
+        Planes planes(a.x.channels, a.y.height, a.y.width, a.stride);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < a.x.images; ++n) {
+            planes.fill(x + n * a.x.channels * a.x.plane(), a.x.height, a.x.width);
+            convolve(planes, weights.data(), a.scale, a.y, y + n * a.y.channels * a.y.plane());
+        }
+    }
+    return 0;
+}
+
+// The same: MindSpore knows one rule for the output's shape by the name of a kernel, and with stride 2 it is another.
+extern "C" int conv3x3_stride2(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, void *stream,
+                               void *extra) {
+    return conv3x3(count, arrays, ranks, shapes, types, stream, extra);
+}
+
+// Inputs: x, of which only the shape counts; z, scale, the gradient of y. Output: the gradient of x.
+extern "C" int conv3x3_data_gradient(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, void *,
+                                     void *) {
+    Arguments a;
+    if (!a.read(count, arrays, ranks, shapes, types, 5) || !same_shape(ranks, shapes, 0, 4)) return BAD_ARGUMENTS;
+    const std::vector<float> weights = turned(static_cast<float *>(arrays[1]), a.scale, a.y.channels, a.x.channels);
+    const float one = 1, *by_y = static_cast<float *>(arrays[3]);
+    float *by_x = static_cast<float *>(arrays[4]);
+#pragma omp parallel
+    {
+        Planes planes(a.y.channels, a.x.height, a.x.width, 1);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < a.x.images; ++n) {
+            planes.fill(by_y + n * a.y.channels * a.y.plane(), a.y.height, a.y.width, a.stride);
+            convolve(planes, weights.data(), {&one, false}, a.x, by_x + n * a.x.channels * a.x.plane());
+        }
+    }
+    return 0;
+}
+
+// Inputs: x; z, of which only the shape counts; scale, the gradient of y. Output: the gradient of z, with the scale.
+extern "C" int conv3x3_weight_gradient(int count, void **arrays, int *ranks, int64_t **shapes, const char **types,
+                                       void *, void *) {
+    Arguments a;
+    if (!a.read(count, arrays, ranks, shapes, types, 5) || !same_shape(ranks, shapes, 1, 4)) return BAD_ARGUMENTS;
+    const Shape &x = a.x, &y = a.y;
+    const float *from = static_cast<float *>(arrays[0]), *by_y = static_cast<float *>(arrays[3]);
+    float *to = static_cast<float *>(arrays[4]);
+    const int64_t filter = x.channels * 9, size = y.channels * filter;
+    // So many images at a time that adding up the lanes costs little, and that their planes stay in the cache.
+    const int64_t group = std::max<int64_t>(1, 512 / y.plane());
+    const int64_t parts = std::min(MAX_PARTS, x.images);
+    std::vector<float> partial(parts * size);
+#pragma omp parallel
+    {
+        std::vector<Planes> planes;
+        for (int64_t k = 0; k < group; ++k) planes.emplace_back(x.channels, y.height, y.width, a.stride);
+        // Rows of whole vectors: a copy, unless they are so already.
+        const int64_t by_row = (y.width + LANES - 1) / LANES * LANES, lines = y.channels * y.height;
+        std::vector<float> wide(by_row == y.width ? 0 : group * lines * by_row);
+#pragma omp for schedule(static)
+        for (int64_t part = 0; part < parts; ++part) {
+            const int64_t end = x.images * (part + 1) / parts;
+            for (int64_t n = x.images * part / parts; n < end; n += group) {
+                const int64_t now = std::min(group, end - n);
+                for (int64_t k = 0; k < now; ++k)
+                    planes[k].fill(from + (n + k) * x.channels * x.plane(), x.height, x.width);
+                const float *by = by_y + n * lines * y.width;
+                if (by_row != y.width) {
+                    for (int64_t line = 0; line < now * lines; ++line)
+                        std::memcpy(&wide[line * by_row], by + line * y.width, sizeof(float) * y.width);
+                    by = wide.data();
+                }
+                add_weight_gradient(planes.data(), by, now, by_row, y, partial.data() + part * size);
+            }
+        }
+    }
+    for (int64_t i = 0; i < size; ++i) {
+        float sum = 0;
+        for (int64_t part = 0; part < parts; ++part) sum += partial[part * size + i];
+        to[i] = sum * a.scale[i / filter];
+    }
+    return 0;
+}

@@ -1,0 +1,263 @@
+"""The C++ kernels against float64 and against plain operations: values, borders, refusals, repetition."""
+
+import ctypes
+import shutil
+import subprocess
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from src.binary import Binarization, chosen_path, create_estimator, fourier
+from src.binary.layers import native
+from src.models import create_model
+from src.training.step import TrainStep
+from tests.helpers import oracles, processes
+from tests.helpers.float64_resnet20 import conv2d_gradients
+from tests.helpers.kernels import require_kernels
+
+# Images, channels in and out, height, width, stride: of networks, and odd ones.
+SIZES = [
+    (2, 16, 16, 32, 32, 1),
+    (2, 16, 32, 32, 32, 2),
+    (3, 64, 64, 8, 8, 1),
+    (2, 3, 5, 7, 9, 1),
+    (2, 5, 6, 9, 7, 2),
+    (3, 130, 3, 5, 17, 1),
+    (1, 1, 130, 3, 33, 2),
+    (2, 2, 9, 6, 6, 2),
+    (1, 1, 1, 1, 1, 1),
+    (1, 2, 1, 1, 1, 2),
+]
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    monkeypatch.setenv("BNN_NATIVE", "1")
+    require_kernels()
+
+
+def random(shape, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def assert_close(got: Tensor, expected: np.ndarray) -> None:
+    assert got.shape == expected.shape and got.dtype == ms.float32
+    assert np.abs(got.asnumpy() - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scales", ["one", "each"])
+@pytest.mark.parametrize(("images", "channels", "outputs", "height", "width", "stride"), SIZES)
+def test_convolution_and_its_gradients(any_mode, images, channels, outputs, height, width, stride, scales):
+    x, z = random((images, channels, height, width), 0), random((outputs, channels, 3, 3), 1)
+    x.flat[::7] = 0  # exact zeros, as sums of signs have them
+    scale = np.abs(random((outputs if scales == "each" else 1, 1, 1), 2))
+    sums = oracles.conv2d(x.astype(np.float64), z.astype(np.float64), stride, 1)
+    dout = random(sums.shape, 3)
+    by_x, by_z = conv2d_gradients(
+        x.astype(np.float64), z.astype(np.float64), (dout * scale).astype(np.float64), stride, 1
+    )
+    cell = native.convolution(3, stride, 1, 1)
+    inputs = [Tensor(values) for values in (x, z, scale)]
+    assert_close(cell(*inputs), sums * scale)
+    assert_close(cell.by_x(*inputs, Tensor(dout)), by_x)
+    assert_close(cell.by_z(*inputs, Tensor(dout)), by_z)
+
+
+def call(function: str, *arrays: np.ndarray, threads: int) -> None:
+    """Call a kernel with inputs and outputs as MindSpore does, but with this number of threads."""
+    ctypes.CDLL("libgomp.so.1").omp_set_num_threads(threads)
+    count = len(arrays)
+    sizes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    pointer = ctypes.POINTER(ctypes.c_int64)
+    code = getattr(ctypes.CDLL(native._library()), function)(
+        count,
+        (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
+        (ctypes.c_int * count)(*(array.ndim for array in arrays)),
+        (pointer * count)(*(ctypes.cast(size, pointer) for size in sizes)),
+        (ctypes.c_char_p * count)(*(array.dtype.name.encode() for array in arrays)),
+        None,
+        None,
+    )
+    assert code == 0
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    x, dout, z = random((37, 16, 9, 9), 0), random((37, 16, 9, 9), 1), random((16, 16, 3, 3), 2)
+    w1, w2, one, options = (
+        random((16, 2), 3),
+        random((2, 16), 4),
+        np.ones(1, np.float32),
+        np.array([0.1, 2], np.float32),
+    )
+    results = []
+    for threads in (1, 2, 3, 5):
+        outputs = [np.empty_like(array) for array in (dout, x, z, x, w1, w2)]
+        call("conv3x3", x, z, one, outputs[0], threads=threads)
+        call("conv3x3_data_gradient", x, z, one, dout, outputs[1], threads=threads)
+        call("conv3x3_weight_gradient", x, z, one, dout, outputs[2], threads=threads)
+        call("noise_gradient", x, w1, w2, one, options, dout, *outputs[3:], threads=threads)
+        results.append(outputs)
+    for other in results[1:]:
+        for got, expected in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_sums_of_signs_are_exact():
+    x, z = oracles.sign(random((2, 40, 9, 9), 0)), oracles.sign(random((7, 40, 3, 3), 1))
+    inputs = [Tensor(values.astype(np.float32)) for values in (x, z, np.ones(1))]
+    np.testing.assert_array_equal(native.convolution(3, 1, 1, 1)(*inputs).asnumpy(), oracles.conv2d(x, z, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "padding", "groups"), [(1, 1, 0, 1), (3, 3, 1, 1), (3, 1, 0, 1), (3, 1, 1, 2)]
+)
+def test_other_convolutions_stay_with_the_framework(kernel_size, stride, padding, groups):
+    layer = Binarization(noise_adaptation=False).conv(4, 6, kernel_size, stride, padding, groups)
+    assert layer.product.kernels is None
+    assert Binarization(noise_adaptation=False).conv(4, 6, 3, 1, 1).product.kernels is not None
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2, 4, 5, 5), (6, 3, 3, 3), (1,)],
+        [(2, 4, 5, 5), (6, 4, 3, 3), (5,)],
+        [(2, 4, 5, 5), (6, 4, 5, 5), (1,)],
+        [(2, 0, 5, 5), (6, 0, 3, 3), (1,)],
+    ],
+    ids=["channels", "scales", "filter", "nothing"],
+)
+def test_wrong_shapes_are_an_error(shapes):
+    with pytest.raises((RuntimeError, ValueError)):
+        native.convolution(3, 1, 1, 1)(*(Tensor(np.ones(shape, np.float32)) for shape in shapes)).asnumpy()
+
+
+def test_wrong_types_are_an_error():
+    half = [Tensor(np.ones(shape, np.float16)) for shape in ((2, 4, 5, 5), (6, 4, 3, 3), (1,))]
+    with pytest.raises((RuntimeError, TypeError)):
+        native.convolution(3, 1, 1, 1)(*half).asnumpy()
+
+
+def test_sign(any_mode):
+    t = random((5, 7, 11), 0)
+    t.flat[:5] = [0.0, -0.0, np.nan, np.inf, -np.inf]
+    np.testing.assert_array_equal(create_estimator("ste")(Tensor(t)).asnumpy(), oracles.sign(t))
+
+
+@pytest.mark.parametrize("n", [0, 1, 9, 18, 64])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_fourier_gradient(any_mode, n, clip):
+    """Within 1e-6 of its peak; NaN where t is NaN or infinite, unless that is beyond the bound."""
+    estimator = create_estimator("fda", n=n, clip=clip)
+    t, factor = np.random.default_rng(0).uniform(-100, 100, (5, 7, 11)).astype(np.float32), random((5, 7, 11), 1)
+    t.flat[:4] = [0.0, -0.0, np.nan, np.inf]
+    t.flat[4:40] /= 50
+    cell = Weighted(estimator)
+    got = ms.grad(cell)(Tensor(t), Tensor(factor)).asnumpy()
+    finite = np.isfinite(t)
+    expected = fourier.partial_sum_derivative(np.where(finite, t, 0), n) * factor
+    if clip is not None:
+        expected[np.abs(t) > clip] = 0
+    assert np.abs(got - expected)[finite].max() < 1e-6 * oracles.peak(n) * np.abs(factor).max()
+    assert np.isnan(got.flat[2]) and (np.isnan(got.flat[3]) if clip is None else got.flat[3] == 0)
+
+
+class Weighted(nn.Cell):
+    def __init__(self, estimator: nn.Cell):
+        super().__init__()
+        self.estimator = estimator
+
+    def construct(self, t, factor):
+        return self.estimator(t) * factor
+
+
+@pytest.mark.parametrize("eta", ["none", "linear", "sine"])
+@pytest.mark.parametrize(
+    ("shape", "hidden"), [((2, 16, 8, 8), 1), ((3, 5, 3, 3), 2), ((2, 130, 5, 7), 3), ((1, 1, 1, 1), 1)]
+)
+def test_noise_on_positions_and_its_gradients(any_mode, shape, hidden, eta):
+    channels, alpha, amplitude = shape[1], 0.3, 0.1
+    t, factor = 3 * random(shape, 0), random(shape, 1)
+    w1, w2 = random((channels, hidden), 2) / np.sqrt(channels).astype(np.float32), random((hidden, channels), 3)
+    binary = oracles.sign(t).astype(np.float32)
+    cell = WeightedNoise(native.noise(eta, amplitude, in_forward=True))
+    inputs = [Tensor(values) for values in (binary, t, w1, w2)]
+    value = cell.noise(*inputs, Tensor(alpha, ms.float32))
+    gradients = ms.grad(cell, (0, 1, 2, 3))(*inputs, Tensor(alpha, ms.float32), Tensor(factor))
+
+    rows, incoming = (values.transpose(0, 2, 3, 1).reshape(-1, channels).astype(np.float64) for values in (t, factor))
+    before = rows @ w1
+    etas = {"none": (0 * rows, 0 * rows), "linear": (rows, 1 + 0 * rows), "sine": (np.sin(rows), np.cos(rows))}
+    e = np.maximum(before, 0) @ w2 + amplitude * etas[eta][0]
+    to_hidden = alpha * (incoming @ w2.T) * (before > 0)
+    by_rows = to_hidden @ w1.T + alpha * amplitude * etas[eta][1] * incoming
+
+    def positions(values: np.ndarray) -> np.ndarray:
+        return values.reshape(shape[0], *shape[2:], channels).transpose(0, 3, 1, 2)
+
+    expected = [factor, positions(by_rows), rows.T @ to_hidden, alpha * np.maximum(before, 0).T @ incoming]
+    assert_close(value, binary + alpha * positions(e))
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert_close(gradient, wanted)
+
+
+class WeightedNoise(nn.Cell):
+    def __init__(self, noise: nn.Cell):
+        super().__init__()
+        self.noise = noise
+
+    def construct(self, binary, t, w1, w2, alpha, factor):
+        return self.noise(binary, t, w1, w2, alpha) * factor
+
+
+def losses(steps: int, **options) -> list[float]:
+    """Of a ResNet-20 with noise in graph mode, on batches of 16 random images."""
+    ms.set_seed(0)
+    network = create_model("resnet20", binarization=Binarization(**options))
+    optimizer = nn.Momentum(network.trainable_params(), 0.05, 0.9)
+    step = TrainStep(network, nn.CrossEntropyLoss(), optimizer).set_train()
+    labels = Tensor(np.arange(16).astype(np.int32) % 10)
+    return [float(step(Tensor(random((16, 3, 32, 32), seed)), labels)[0].asnumpy()) for seed in range(steps)]
+
+
+@pytest.mark.slow
+def test_a_network_learns_alike_on_both_paths_and_repeats_to_the_bit(graph_mode, monkeypatch):
+    first, again = losses(50), losses(50)
+    assert first == again
+    monkeypatch.setenv("BNN_NATIVE", "0")
+    plain = losses(3)
+    np.testing.assert_allclose(first[:3], plain, rtol=1e-5)
+
+
+def test_the_path_is_said(monkeypatch):
+    assert chosen_path() == "native kernels"
+    monkeypatch.setenv("BNN_NATIVE", "0")
+    assert chosen_path() == "plain operations (BNN_NATIVE is 0)"
+    monkeypatch.setenv("BNN_NATIVE", "1")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    assert chosen_path().startswith("plain operations (") and "compiler" in chosen_path()
+
+
+@pytest.mark.slow
+def test_the_kernels_under_sanitizers(tmp_path):
+    """A driver calls every kernel at odd sizes. Reads or writes beyond an array, leaks, undefined behaviour end it."""
+    sources = sorted((processes.ROOT / "src/binary/native").glob("*.cpp"))
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    flags = ["-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fno-omit-frame-pointer"]
+    command = [compiler, *flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command += [
+        *map(str, sources),
+        str(processes.ROOT / "tests/helpers/kernels_driver.cpp"),
+        "-o",
+        str(tmp_path / "driver"),
+    ]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode and "cannot find" in built.stderr:
+        pytest.skip("the compiler has no sanitizers")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([tmp_path / "driver"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sizes passed" in done.stdout
