@@ -1,12 +1,19 @@
-"""benchmarks/scaling_model.py against values worked out by hand, docs/scaling.md against the model, and the refusals of
-benchmarks/distributed.py."""
+"""benchmarks/scaling_model.py against values worked out by hand, docs/scaling.md against the model, the refusals of
+benchmarks/distributed.py, and the numbers of benchmarks/training_step.py from given times. No time is asserted."""
 
+import json
+import math
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from mindspore import nn
 
-from benchmarks import distributed, scaling_model
+from benchmarks import distributed, scaling_model, training_step
+from benchmarks.orders import Worker, WorkerEnded
 from benchmarks.scaling_model import (
     CASES,
     Cluster,
@@ -19,6 +26,7 @@ from benchmarks.scaling_model import (
     print_efficiency,
     ring_allreduce,
 )
+from benchmarks.training_step import BINARY, EAGER, FDA, KEYS, NOISE, OURS, QUICK, STARTING, STE, Benchmark
 from src.errors import UserError
 from src.models import NETWORKS
 from tests.helpers import processes
@@ -94,6 +102,11 @@ def test_ratios_are_medians_over_turns(capsys):
         (distributed, ["--turns", "0"], "--turns and --steps must be at least 1"),
         (scaling_model, ["--images_per_second", "0", "1"], "must be above 0"),
         (scaling_model, ["--network", "resnet21"], "unknown network 'resnet21'"),
+        (training_step, ["--rounds", "0"], "--rounds is 0, but must be at least 1"),
+        (training_step, ["--quick", "--loop_steps", "10"], "--loop_steps is 10, but must be at least 11"),
+        (training_step, ["--parts", "speed"], "invalid choice: 'speed'"),
+        (training_step, ["--torch_python", "/no/python"], "/no/python, which cannot be run: No such file"),
+        (training_step, ["--torch_python", sys.executable], "which has no PyTorch: see benchmarks/requirements.txt"),
     ],
 )
 def test_impossible_arguments_are_refused(program, arguments, sentence):
@@ -132,3 +145,206 @@ def test_two_workers_of_a_real_network_are_measured():
     row = r"^\| .* \| \d+ \| [\d.,]+ \([\d.,]+-[\d.,]+\) \| [\d.]+ \| [\d.]+ \|$"
     assert len(re.findall(row, done.stdout, re.MULTILINE)) == 5
     assert re.search(r"by the formula from the allreduce alone: 0\.\d+", done.stdout)
+
+
+class FakeWorker:
+    """Answers a turn with the seconds of its (program, action, name, n)."""
+
+    def __init__(self, program: str, seconds: dict[tuple, float]):
+        self.program, self.seconds = program, seconds
+
+    def ask(self, action: str, name: str = "", count: int = 1, n: int | None = 18, **other):
+        if action == "build":
+            return None
+        return 1 if action == "compilations" else [self.seconds.get((self.program, action, name, n), 1.0)] * count
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None: ...
+
+
+@pytest.fixture
+def benchmark(tmp_path, monkeypatch):
+    """One whose workers are fake and whose steps take a second, except those put into its `seconds`."""
+    made = Benchmark(tmp_path, QUICK, torch_python="python", start_tree=tmp_path)
+    made.seconds = {}
+    monkeypatch.setattr(made, "mindspore", lambda program, *options, **more: FakeWorker(program, made.seconds))
+    monkeypatch.setattr(made, "pytorch", lambda threads=0: FakeWorker(EAGER, made.seconds))
+    monkeypatch.setattr(training_step, "check", lambda ours, theirs: None)
+    monkeypatch.setattr(training_step, "PAUSE", 0)
+    return made
+
+
+def test_keys_of_a_step_are_ratios_of_times_or_of_rates(benchmark):
+    benchmark.seconds = {
+        (OURS, "train", STE, 18): 2.0,
+        (OURS, "train", FDA, 18): 3.0,
+        (OURS, "train", NOISE, 18): 4.0,
+        (OURS, "train", FDA, 64): 1.5,
+        (EAGER, "train", f"torch.compile {FDA}", 18): 0.75,
+    }
+    benchmark.measure_step(FakeWorker(OURS, benchmark.seconds))
+    got = {key: value for key, value in benchmark.values.items() if value is not None}
+    assert got == {
+        "fda_over_ste": 1.5,  # times
+        "fda_noise_over_ste": 2.0,
+        "n64_over_n1": 1.5,
+        "fda_over_torch": 0.25,  # images/s, over the faster one
+        "fda_noise_over_torch": 0.25,
+        "train_compilations": 1,
+    }
+    assert (FDA, "torch.compile", "750 (750-750)", "170.7") in benchmark.tables["Training step"]
+
+
+def test_keys_over_the_starting_commit_and_the_plain_path_are_ratios_of_rates(benchmark):
+    benchmark.seconds = {(OURS, "train", NOISE, 18): 0.25, (STARTING, "evaluate", NOISE, 18): 3.0}
+    ours = FakeWorker(OURS, benchmark.seconds)
+    benchmark.measure_start(ours)
+    benchmark.measure_native(ours)
+    assert benchmark.values["train_over_start"] == benchmark.values["native_over_plain"] == 4.0
+    assert benchmark.values["eval_over_start"] == 3.0
+
+
+def test_the_loop_is_measured_from_step_10(benchmark, monkeypatch):
+    """Its first ten steps take much longer; the rest take two seconds each, the bare step one."""
+    ends = [100.0 * step for step in range(1, 11)]
+    runs = {OURS: [*ends, *(1000 + 2.0 * step for step in range(1, 31))], STARTING: [50.0]}
+    monkeypatch.setattr(benchmark, "start_tree", Path("start"))
+    monkeypatch.setattr(benchmark, "run_train_py", lambda tree, steps: runs[STARTING if steps == 1 else OURS])
+    monkeypatch.setattr(training_step, "write_cifar10", lambda folder: None)
+    benchmark.measure_loop(FakeWorker(OURS, {}))
+    assert benchmark.values["loop_over_step"] == 0.5
+    assert benchmark.values["first_step_over_start"] == 2.0
+
+
+def test_memory_is_counted_without_the_imports(benchmark, monkeypatch):
+    used = {STE: 2e9, FDA: 2e9, NOISE: 3e9, f"{EAGER} {NOISE}": 1e9}
+
+    class Memory(FakeWorker):
+        def ask(self, action: str, name: str = "", **other):
+            self.name = name or self.name
+            return (1e9, 1e9 + used.get(self.name, 1e9)) if action == "memory" else super().ask(action, name)
+
+    monkeypatch.setattr(benchmark, "mindspore", lambda program: Memory(program, {}))
+    monkeypatch.setattr(benchmark, "pytorch", lambda: Memory(EAGER, {}))
+    benchmark.measure_memory()
+    assert benchmark.values["memory_over_ste"] == 1.5
+    assert benchmark.values["memory_over_torch"] == 3.0
+    assert (NOISE, OURS, "1,000", "3,000") in benchmark.tables["Memory"]
+
+
+def test_json_is_the_last_line_with_every_key(benchmark, capsys):
+    benchmark.values["fda_over_ste"] = 1.25
+    benchmark.print(as_json=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert "| `fda_over_ste` | step time, FDA (n = 18) over clipped STE | 1.25 | <= 1.05 | missed |" in lines
+    assert "| `fda_noise_over_ste` | step time, FDA + noise over clipped STE |  | report | not measured |" in lines
+    values = json.loads(lines[-1])
+    assert list(values) == list(KEYS) and len(KEYS) == 13
+    assert values["fda_over_ste"] == 1.25 and values["memory_over_ste"] is None
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [("fda_over_torch", 1.0, "met"), ("fda_over_torch", 0.99, "missed"), ("train_compilations", 2, "missed")],
+)
+def test_goals_are_compared(key, value, expected):
+    assert training_step.verdict(key, value)[-1] == expected
+
+
+def test_ratio_is_the_median_of_the_rounds():
+    assert training_step.ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == 2.0
+
+
+def test_relative_errors_of_two_answers():
+    own = {"loss": 2.0, "logits": [[3.0, 4.0]], "gradients": {"a": [1.0], "b": [[0.0]]}}
+    assert training_step.largest_error(own, own) == 0
+    assert training_step.largest_error(own, {**own, "logits": [[3.0, 5.0]]}) == pytest.approx(0.2)
+    assert training_step.largest_error(own, {**own, "gradients": {"b": [[0.5]], "a": [1.0]}}) == pytest.approx(0.5)
+    assert math.isnan(training_step.largest_error(own, {**own, "loss": math.nan}))
+
+
+def test_another_function_in_pytorch_is_refused():
+    answers = {"weights": {}, "batch": {}, "loss": 1.0, "logits": [1.0], "gradients": {"a": [1.0]}}
+
+    class Answer(FakeWorker):
+        def ask(self, action: str, **options):
+            return {**answers, "loss": self.seconds}
+
+    with pytest.raises(UserError, match="clipped STE of PyTorch computes something else: relative errors"):
+        training_step.check(Answer("", 1.0), Answer("", 1.1))
+    training_step.check(Answer("", 1.0), Answer("", 1.0001))
+
+
+def test_primitives_are_counted_without_those_that_only_order_values():
+    graph = """
+  %0(CNode_1) = PrimFunc_Greater(%para1_x, Tensor(shape=[], dtype=Float32, value=0)) cnode_attrs: {checkpoint: Bool(1)}
+      : (<Tensor[Float32], (2, 16, 8, 8)>) -> (<Tensor[Bool], (2, 16, 8, 8)>)
+  %1(ValueNode_2) = Load(%para3_layer.weight, UMonad[U]) cnode_attrs: {checkpoint: Bool(1)}
+  %2(CNode_3) = Conv2D(%0, %1) {instance name: operation}
+  %3(CNode_4) = MakeTuple(%2, %0)
+  Return(%3)
+"""
+    assert training_step.count_primitives(graph) == 2
+
+
+def test_other_networks_are_all_networks():
+    own = {name for name, network in NETWORKS.items() if network.make.__module__.startswith("src.models.")}
+    assert {"resnet20", *training_step.OTHER_NETWORKS} == own
+    for name, size in training_step.OTHER_NETWORKS.items():
+        assert size == (128 if NETWORKS[name].image_size == 32 else 8)
+
+
+def test_a_missing_starting_commit_is_noted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training_step, "START", "0" * 40)
+    with training_step.starting_commit(tmp_path) as tree:
+        assert tree is None
+    assert "note: the starting commit 0000000 is not measured: " in capsys.readouterr().err
+
+
+def test_a_worker_answers_until_it_ends(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(processes.ROOT)!r})\n"
+        "from benchmarks.orders import serve\n"
+        "def double(x):\n    print('noise')\n    return 2 * x\n"
+        "def fail():\n    sys.exit('no more')\n"
+        "serve({'double': double, 'fail': fail})\n"
+    )
+    with Worker([sys.executable, str(program)], tmp_path / "name.log") as worker:
+        assert [worker.ask("double", x=x) for x in (1, 2.5)] == [2, 5.0]
+        with pytest.raises(WorkerEnded, match="name ended with exit code 1: .*noise / no more"):
+            worker.ask("fail")
+        with pytest.raises(WorkerEnded, match="exit code 1"):
+            worker.ask("double", x=1)
+
+
+@pytest.mark.parametrize("name", ["distributed", "operations", "scaling_model", "training_step"])
+def test_help_of_a_benchmark_imports_no_mindspore(name, tmp_path):
+    (tmp_path / "mindspore.py").write_text("raise ImportError('MindSpore is imported')")
+    done = subprocess.run(
+        processes.command(f"benchmarks/{name}.py", "--help"),
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout
+
+
+@pytest.mark.slow
+def test_a_training_step_is_measured(tmp_path):
+    """With a tiny budget and without PyTorch; the keys that need neither it nor the starting commit have values."""
+    options = ("--rounds", 1, "--steps", 1, "--loops", 1, "--loop_steps", 11, "--batch_size", 4, "--json", "--quick")
+    parts = ("--parts", "step", "loop", "memory", "primitives")
+    done = processes.run("benchmarks/training_step.py", *options, *parts, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout.splitlines()[-1])
+    missing = {key for key, value in values.items() if value is None}
+    assert missing <= {key for key in KEYS if re.search("torch|_over_start|native", key)}
+    assert values["train_compilations"] == 1
+    counted = dict(re.findall(r"^\| (.*) \| (\d+) \|$", done.stdout, re.MULTILINE))
+    assert 0 < int(counted[STE]) < int(counted[FDA]) < int(counted[NOISE])
+    assert set(BINARY) == set(counted)
