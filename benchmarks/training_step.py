@@ -183,7 +183,8 @@ class Benchmark:
             if self.torch_python:
                 theirs = held.enter_context(self.pytorch())
                 check(ours, theirs)
-                turns |= self.build_in_pytorch(theirs, BINARY)
+                turns |= self.build_in_pytorch(theirs, [STE], [EAGER])
+                turns |= self.build_in_pytorch(theirs, (FDA, NOISE))
             medians = self.alternate("Training step", turns)
         self.values["fda_over_ste"] = ratio(medians[FDA, OURS], medians[STE, OURS])
         self.values["fda_noise_over_ste"] = ratio(medians[NOISE, OURS], medians[STE, OURS])

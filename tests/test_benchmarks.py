@@ -26,7 +26,7 @@ from benchmarks.scaling_model import (
     print_efficiency,
     ring_allreduce,
 )
-from benchmarks.training_step import BINARY, EAGER, FDA, KEYS, NOISE, OURS, QUICK, STARTING, STE, Benchmark
+from benchmarks.training_step import BINARY, EAGER, FDA, KEYS, NOISE, OURS, STARTING, STE, Benchmark, Budget
 from src.errors import UserError
 from src.models import NETWORKS
 from tests.helpers import processes
@@ -167,7 +167,7 @@ class FakeWorker:
 @pytest.fixture
 def benchmark(tmp_path, monkeypatch):
     """One whose workers are fake and whose steps take a second, except those put into its `seconds`."""
-    made = Benchmark(tmp_path, QUICK, torch_python="python", start_tree=tmp_path)
+    made = Benchmark(tmp_path, Budget(5, 2, 2, 40), torch_python="python", start_tree=tmp_path)
     made.seconds = {}
     monkeypatch.setattr(made, "mindspore", lambda program, *options, **more: FakeWorker(program, made.seconds))
     monkeypatch.setattr(made, "pytorch", lambda threads=0: FakeWorker(EAGER, made.seconds))
