@@ -98,6 +98,11 @@ def data_folder(tmp_path_factory):
     """A folder with data sets, a finished run in runs/digits, and a checkpoint in the released layout."""
     folder = tmp_path_factory.mktemp("commands")
     processes.write_cifar10(folder / "cifar")
+    for name, records in (("train.bin", 50_000), ("test.bin", 10_000)):  # black images of the first class
+        path = folder / "cifar/cifar-100-binary" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.truncate(path, records * (2 + 3072))
     images.write_tree(folder / "folder", 16, 8)
     run(folder, f"python train.py --config configs/digits.yaml --output_dir runs/digits {TINY}")
     program = (
