@@ -22,7 +22,7 @@ NOT_RUN = (
     ("--nodes", "--dry-run", 0, "# machine 0 of 2"),
     ("--rank_table", "--dry-run", 2, "hccl_8p.json, which cannot be read"),
     ("run_distribute_train.sh --workers 8", "--dry-run", 0, "# machine 0 of 1"),
-    ("run_distribute_train.sh --workers 4", "", 2, "holds no run to resume"),
+    ("run_distribute_train.sh --workers 4", "", 2, "which 4 worker(s) cannot share equally"),
     ("src.paper table5", "--dry-run", 0, "11 runs"),
     ("src.paper table2", "--dry-run", 0, "runs in"),
     ("--device_target Ascend", "", 2, "device Ascend is not available here"),
