@@ -1,7 +1,8 @@
 """The method: sign functions with surrogate gradients, the noise adaptation module, quantizers and binary layers."""
 
 from .estimators import create_estimator, sign
-from .layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU, chosen_path
+from .kernels import chosen_path
+from .layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU
 from .noise_adaptation import AnnealedNoise, NoiseAdaptation
 from .quantizers import DoReFaWeight, LibraWeight, SignActivation, SignWeight, XnorWeight
 

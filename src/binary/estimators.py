@@ -17,13 +17,9 @@ from mindspore import ops
 
 from . import fourier
 from .amp import NoAutoCast
+from .kernels import native
 from .schedules import Schedule, ScheduledValue, accelerate, log_spaced
 from .validation import MAX_NUMBER, build, is_number, name_of, require, require_integer
-
-try:
-    from . import native
-except ImportError:  # the folder may be missing: plain operations compute the same
-    native = None
 
 MAX_TERMS = 1000  # largest n of the Fourier sum; a far larger n is not exact in float32
 

@@ -16,14 +16,10 @@ from mindspore.common.initializer import HeNormal, HeUniform, Initializer, initi
 
 from .amp import NoAutoCast
 from .estimators import ESTIMATORS, Estimator, create_estimator
+from .kernels import native
 from .noise_adaptation import ETAS, NOISE_INITS, AnnealedNoise, NoiseAdaptation
 from .quantizers import WEIGHT_QUANTIZERS, SignActivation
 from .validation import build, lookup, name_of, require, require_integer, require_options
-
-try:
-    from . import native
-except ImportError:  # the folder may be missing: plain operations compute the same
-    native = None
 
 # Initial weights, latent ones included. Only the sign of a latent weight is used, so its magnitude sets how many steps
 # a flip takes.
@@ -109,11 +105,6 @@ class Swapped(Operation):
 
     def construct(self, z, x):
         return self.operation(x, z)
-
-
-def chosen_path() -> str:
-    """How layers that are created now compute, in a phrase for the log."""
-    return native.chosen_path() if native else "plain operations (src/binary/native is not there)"
 
 
 class BinaryLayer(NoAutoCast):

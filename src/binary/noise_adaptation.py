@@ -14,13 +14,9 @@ from mindspore import Parameter, ops
 from mindspore.common.initializer import Normal, Uniform, initializer
 
 from .amp import NoAutoCast
+from .kernels import native
 from .schedules import ScheduledValue
 from .validation import lookup, require_integer, require_number
-
-try:
-    from . import native
-except ImportError:  # the folder may be missing: plain operations compute the same
-    native = None
 
 ETAS = {"sine": "a sin(t)", "linear": "a t", "none": "0"}
 # Initial W1 and W2 by their fan in: d for W1, the hidden width for W2.

@@ -8,6 +8,7 @@ from mindspore import Tensor, nn
 from src.binary import create_estimator
 from src.binary.estimators import ESTIMATORS
 from tests.helpers import oracles
+from tests.helpers.networks import Weighted
 
 SMALLEST = np.finfo(np.float32).smallest_subnormal
 EVERY_KIND = np.array(
@@ -51,17 +52,6 @@ SURROGATES = {name: lambda t, name=name: DERIVATIVES[name](t, STATES.get(name, (
 every_state = pytest.mark.parametrize(("name", "state"), ALL_STATES)
 every_estimator = pytest.mark.parametrize("name", sorted(ESTIMATORS))
 every_dtype = pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=["float16", "bfloat16"])
-
-
-class Weighted(nn.Cell):
-    """Its gradient is the estimator's times `factor`, as if an incoming gradient had these values."""
-
-    def __init__(self, estimator: nn.Cell):
-        super().__init__()
-        self.estimator = estimator
-
-    def construct(self, t, factor):
-        return self.estimator(t) * factor
 
 
 class AtState(nn.Cell):

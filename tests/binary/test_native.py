@@ -10,12 +10,13 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.binary import Binarization, chosen_path, create_estimator, fourier
-from src.binary.layers import native
+from src.binary.kernels import native
 from src.models import create_model
 from src.training.step import TrainStep
 from tests.helpers import oracles, processes
 from tests.helpers.float64_resnet20 import conv2d_gradients
 from tests.helpers.kernels import require_kernels
+from tests.helpers.networks import Weighted
 
 # Images, channels in and out, height, width, stride: of networks, and odd ones.
 SIZES = [
@@ -162,15 +163,6 @@ def test_fourier_gradient(any_mode, n, clip):
         expected[np.abs(t) > clip] = 0
     assert np.abs(got - expected)[finite].max() < 1e-6 * oracles.peak(n) * np.abs(factor).max()
     assert np.isnan(got.flat[2]) and (np.isnan(got.flat[3]) if clip is None else got.flat[3] == 0)
-
-
-class Weighted(nn.Cell):
-    def __init__(self, estimator: nn.Cell):
-        super().__init__()
-        self.estimator = estimator
-
-    def construct(self, t, factor):
-        return self.estimator(t) * factor
 
 
 @pytest.mark.parametrize("eta", ["none", "linear", "sine"])

@@ -12,24 +12,14 @@ from src.binary.estimators import ESTIMATORS
 from src.binary.layers import BinaryProduct
 from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests.helpers import oracles
+from tests.helpers.networks import Weighted
 
 SHAPE = (3, 4, 2, 2)
 scale_in_gradient_or_not = pytest.mark.parametrize("scale_in_gradient", [False, True])
 
 
-class Weighted(nn.Cell):
-    """factor * Q(w), as the layers compute it."""
-
-    def __init__(self, quantizer: nn.Cell):
-        super().__init__()
-        self.quantizer = quantizer
-
-    def construct(self, w, factor):
-        return self.quantizer(w) * factor
-
-
 class WeightedWeight(nn.Cell):
-    """The same for a weight quantizer: a linear layer whose inputs pick one value of each filter."""
+    """factor * Q(w) of a weight quantizer Q: a linear layer whose inputs pick one value of each filter."""
 
     def __init__(self, quantizer: nn.Cell):
         super().__init__()

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from src.binary.layers import chosen_path, native
+from src.binary.kernels import chosen_path, native
 
 
 def require_kernels() -> None:

@@ -50,3 +50,14 @@ def lively_network(name: str = "resnet20", **options) -> nn.Cell:
         if kind in draws:
             parameter.set_data(ms.Tensor(draws[kind](parameter.shape), ms.float32))
     return network
+
+
+class Weighted(nn.Cell):
+    """cell(t) * factor: its gradient is the cell's for an incoming gradient with the values of `factor`."""
+
+    def __init__(self, cell: nn.Cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, t, factor):
+        return self.cell(t) * factor

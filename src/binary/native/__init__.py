@@ -13,6 +13,7 @@ from mindspore import nn, ops
 
 from ... import native_build
 
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 SWITCH = "BNN_NATIVE"  # the environment variable; 0: plain operations
 
 
@@ -128,4 +129,4 @@ def _why_not() -> str | None:
 
 
 def _library() -> Path:
-    return native_build.library(*sorted(Path(__file__).parent.glob("*.cpp")), flags=("-fopenmp",))
+    return native_build.library(*SOURCES, flags=("-fopenmp",))
