@@ -2,7 +2,7 @@
 
 from .estimators import create_estimator, sign
 from .kernels import chosen_path
-from .layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU
+from .layers import Binarization, BinaryConv2d, BinaryDense, BinaryLayer, SharedSlopePReLU, SlopeThenNorm
 from .noise_adaptation import AnnealedNoise, NoiseAdaptation
 from .quantizers import DoReFaWeight, LibraWeight, SignActivation, SignWeight, XnorWeight
 
@@ -17,6 +17,7 @@ __all__ = [
     "LibraWeight",
     "NoiseAdaptation",
     "SharedSlopePReLU",
+    "SlopeThenNorm",
     "SignWeight",
     "XnorWeight",
     "chosen_path",

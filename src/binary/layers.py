@@ -269,6 +269,37 @@ class SharedSlopePReLU(nn.Cell):
         return positive + (x - positive) * self.a
 
 
+class SlopeThenNorm(NoAutoCast):
+    """norm(slope(x)) for the slope and the batch norm of a block, which owns them and hands them over.
+
+    On CPU a kernel computes both in one, in training and in evaluation, if the slope is a `SharedSlopePReLU`, the norm
+    is an `nn.BatchNorm2d` and x is float32. Everything else is computed by the two cells.
+
+    Args:
+        eps (float): that of the norm.
+
+    Inputs: x (N, C, H, W), the slope, the norm. Outputs: the shape of x.
+    """
+
+    def __init__(self, eps: float = 1e-5):
+        super().__init__()
+        self.kernels = native and native.slope_norm(eps)
+
+    def construct(self, x, slope, norm):
+        fits = isinstance(slope, SharedSlopePReLU) and isinstance(norm, nn.BatchNorm2d) and x.dtype == ms.float32
+        if self.kernels is None or not fits:
+            return norm(slope(x))
+        if not norm.training:
+            return self.kernels.evaluate(x, slope.a, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        y, mean, variance = self.kernels(x, slope.a, norm.gamma, norm.beta)
+        count = x.size // x.shape[1]
+        unbiased = ops.stop_gradient(variance) * (count / max(count - 1, 1))
+        # nn.BatchNorm2d keeps 1 - momentum in `momentum`.
+        for moving, value in ((norm.moving_mean, ops.stop_gradient(mean)), (norm.moving_variance, unbiased)):
+            ops.assign(moving, moving + norm.momentum * (value - moving))
+        return y
+
+
 @dataclass(frozen=True)
 class Binarization:
     """All options of binarization: estimators, weight quantizer, noise. Creates layers with these options.

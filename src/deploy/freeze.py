@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, nn
 
-from ..binary import BinaryLayer, sign
+from ..binary import BinaryLayer, SlopeThenNorm, sign
 
 
 class InputSign(nn.Cell):
@@ -46,6 +46,13 @@ class FrozenLayer(nn.Cell):
         return x if self.divisor is None else x / self.divisor
 
 
+class PlainSlopeThenNorm(nn.Cell):
+    """A `SlopeThenNorm` without the kernel for CPU, which no file can hold."""
+
+    def construct(self, x, slope, norm):
+        return norm(slope(x))
+
+
 def freeze(network: nn.Cell) -> nn.Cell:
     """Copy `network` for inference only; the original is not changed.
 
@@ -55,6 +62,7 @@ def freeze(network: nn.Cell) -> nn.Cell:
     network.set_train(False)
     frozen = copy.deepcopy(network)
     replace(frozen, BinaryLayer, FrozenLayer)
+    replace(frozen, SlopeThenNorm, lambda cell: PlainSlopeThenNorm())
     frozen.update_parameters_name()
     for parameter in frozen.get_parameters():
         parameter.requires_grad = False

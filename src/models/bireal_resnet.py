@@ -10,7 +10,7 @@ PReLU; comments below explain our choices where it leaves the details open.
 
 from mindspore import nn, ops
 
-from ..binary import Binarization, SharedSlopePReLU
+from ..binary import Binarization, SharedSlopePReLU, SlopeThenNorm
 from ..binary.layers import create_weight_init
 from ..binary.validation import lookup, require
 from .registry import register, require_size
@@ -71,6 +71,7 @@ class Block(nn.Cell):
         # baseline gets ReLU, or it would be linear.
         self.activation = SharedSlopePReLU() if prelu else nn.Identity() if binarization.binary else nn.ReLU()
         self.bn = nn.BatchNorm2d(out_channels)
+        self.slope_then_norm = SlopeThenNorm(self.bn.eps)
         self.shortcut = nn.SequentialCell()
         if stride != 1:
             self.shortcut = nn.SequentialCell(
@@ -80,7 +81,7 @@ class Block(nn.Cell):
             )
 
     def construct(self, x):
-        return self.bn(self.activation(self.conv(x))) + self.shortcut(x)
+        return self.slope_then_norm(self.conv(x), self.activation, self.bn) + self.shortcut(x)
 
 
 class BiRealResNet(nn.Cell):

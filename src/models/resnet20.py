@@ -6,7 +6,7 @@ linear layer (the same distribution); slopes 0.25; batch norm gamma 1, beta 0.
 
 from mindspore import nn, ops
 
-from ..binary import Binarization, SharedSlopePReLU
+from ..binary import Binarization, SharedSlopePReLU, SlopeThenNorm
 from ..binary.layers import create_weight_init
 from .registry import register
 
@@ -39,11 +39,12 @@ class Block(nn.Cell):
         self.conv2 = binarization.conv(out_channels, out_channels, 3, 1, padding=1)
         self.relu2 = SharedSlopePReLU()
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.slope_then_norm = SlopeThenNorm(self.bn1.eps)
         self.shortcut = nn.SequentialCell() if stride == 1 else PaddedShortcut(in_channels, out_channels)
 
     def construct(self, x):
-        out = self.bn1(self.relu1(self.conv1(x)))
-        out = self.bn2(self.relu2(self.conv2(out)))
+        out = self.slope_then_norm(self.conv1(x), self.relu1, self.bn1)
+        out = self.slope_then_norm(self.conv2(out), self.relu2, self.bn2)
         return out + self.shortcut(x)
 
 

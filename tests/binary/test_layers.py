@@ -14,12 +14,14 @@ from src.binary import (
     NoiseAdaptation,
     SharedSlopePReLU,
     SignActivation,
+    SlopeThenNorm,
     create_estimator,
 )
 from src.binary.estimators import ApproxSign, ClippedStraightThrough, FourierApproximation
 from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests.helpers import oracles
 from tests.helpers.float64_resnet20 import conv2d_gradients
+from tests.helpers.networks import Weighted
 
 pytestmark = pytest.mark.usefixtures("backend")
 GEOMETRIES = pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0), (5, 1, 0)])
@@ -185,6 +187,73 @@ def test_shared_slope(mode):
     by_x, (by_a,) = ms.grad(layer, 0, [layer.a])(Tensor(x))
     np.testing.assert_allclose(by_x.asnumpy(), np.where(x > 0, 1, factor), rtol=1e-6)
     np.testing.assert_allclose(by_a.asnumpy(), [np.minimum(x, 0).sum()], rtol=1e-5)
+
+
+class Block(nn.Cell):
+    """The end of a block: a slope, a norm and the cell that applies both."""
+
+    def __init__(self, norm: nn.Cell):
+        super().__init__()
+        self.slope, self.norm, self.both = SharedSlopePReLU(), norm, SlopeThenNorm(1e-3)
+
+    def construct(self, x):
+        return self.both(x, self.slope, self.norm)
+
+
+def assert_same_results(one: nn.Cell, other: nn.Cell, x: np.ndarray) -> None:
+    """In training and evaluation: outputs, gradients and what has become of the parameters."""
+    draws = np.random.default_rng(1)
+    for own, others in zip(one.get_parameters(), other.get_parameters(), strict=True):
+        value = draws.uniform(0.5, 1.5, own.shape).astype(np.float32)
+        own.set_data(Tensor(value))
+        others.set_data(Tensor(value))  # one tensor would be one memory
+    results = []
+    for cell in (one, other):
+        gradient = ms.grad(Weighted(cell.set_train()), 0, cell.trainable_params())
+        by_x, by_parameters = gradient(Tensor(x), Tensor(random(x.shape, 2).astype(x.dtype)))
+        trained = cell(Tensor(x))
+        statistics = list(cell.get_parameters())
+        results.append([trained, by_x, *by_parameters, *statistics, cell.set_train(False)(Tensor(x))])
+    for got, expected in zip(*results, strict=True):
+        assert got.dtype == expected.dtype
+        got, expected = got.asnumpy(), expected.asnumpy()
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4, 16, 8, 8), (1, 1, 1, 2), (2, 2, 40, 40)])
+def test_slope_then_norm_is_the_two_layers(any_mode, shape):
+    x = 2 * random(shape) + 0.5
+    x.flat[0] = 0
+    norms = [nn.BatchNorm2d(shape[1], eps=1e-3, momentum=0.8) for _ in range(2)]
+    assert_same_results(Block(norms[0]), nn.SequentialCell(SharedSlopePReLU(), norms[1]), x)
+
+
+def test_slope_then_norm_cancels_nothing(mode):
+    """The mean is a thousand times the spread."""
+    x = 1000 + random((4, 2, 8, 8))
+    norm = nn.BatchNorm2d(2, momentum=0.0)
+    Block(norm).set_train()(Tensor(x))
+    np.testing.assert_allclose(norm.moving_mean.asnumpy(), x.mean((0, 2, 3), np.float64), rtol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance.asnumpy(), x.var((0, 2, 3), np.float64, ddof=1), rtol=1e-3)
+
+
+def test_slope_then_norm_of_other_cells_and_types_calls_them(mode):
+    x = random((2, 3, 4, 4))
+    for make in (lambda: nn.SequentialCell(nn.BatchNorm2d(3)), lambda: nn.GroupNorm(1, 3)):
+        ms.set_seed(0)
+        assert_same_results(Block(make()), nn.SequentialCell(SharedSlopePReLU(), make()), x)
+    half = Block(nn.BatchNorm2d(3)).to_float(ms.float16)
+    assert half(Tensor(x)).shape == x.shape
+
+
+def test_slope_then_norm_with_a_norm_that_is_not_trained(mode):
+    """The norm's own flag decides which statistics are used, as where the norms of a network are frozen."""
+    block = Block(nn.BatchNorm2d(3)).set_train()
+    block.norm.set_train(False)
+    x = random((2, 3, 4, 4))
+    expected = np.where(x > 0, x, 0.25 * x) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(block(Tensor(x)).asnumpy(), expected, rtol=2e-3)
+    np.testing.assert_array_equal(block.norm.moving_mean.asnumpy(), 0)
 
 
 def test_binarization_makes_quantizers_with_modules_of_their_own():

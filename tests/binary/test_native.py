@@ -105,10 +105,20 @@ def test_results_do_not_depend_on_the_number_of_threads():
             np.testing.assert_array_equal(got, expected)
 
 
-def test_sums_of_signs_are_exact():
-    x, z = oracles.sign(random((2, 40, 9, 9), 0)), oracles.sign(random((7, 40, 3, 3), 1))
-    inputs = [Tensor(values.astype(np.float32)) for values in (x, z, np.ones(1))]
-    np.testing.assert_array_equal(native.convolution(3, 1, 1, 1)(*inputs).asnumpy(), oracles.conv2d(x, z, 1, 1))
+@pytest.mark.parametrize(
+    ("images", "channels", "outputs", "height", "width", "stride"),
+    [*SIZES, (2, 21, 4, 4, 4, 1), (1, 22, 3, 1, 2, 1), (2, 64, 5, 3, 1, 2), (1, 200, 2, 4, 4, 1)],
+)
+def test_sums_of_signs_are_exact(images, channels, outputs, height, width, stride):
+    """By bits, and where an image or a filter holds other values by floats: both give the same integers."""
+    x = oracles.sign(random((images, channels, height, width), 0)).astype(np.float32)
+    z = oracles.sign(random((outputs, channels, 3, 3), 1)).astype(np.float32)
+    cell, one = native.convolution(3, stride, 1, 1), np.ones(1, np.float32)
+    zero_in_x, zero_in_z = x.copy(), z.copy()
+    zero_in_x[-1, -1, -1, -1] = zero_in_z[-1, -1, -1, -1] = 0
+    for images_of, filters in ((x, z), (zero_in_x, z), (x, zero_in_z)):
+        sums = oracles.conv2d(images_of, filters, stride, 1)
+        np.testing.assert_array_equal(cell(*map(Tensor, (images_of, filters, one))).asnumpy(), sums)
 
 
 @pytest.mark.parametrize(

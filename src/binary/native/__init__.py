@@ -87,6 +87,41 @@ class Noise(nn.Cell):
         return dout, by_t, by_w1, by_w2, ops.zeros_like(alpha)
 
 
+class SlopeNorm(nn.Cell):
+    """Batch norm with the batch's statistics of x > 0 ? x : a x, and its gradients, by norm.cpp. float32.
+
+    Args:
+        eps (float): is added to the variance.
+
+    Inputs: x (N, C, H, W), a with one value, gamma and beta (C,). Outputs: y, in the shape of x; mean and variance
+    (biased) of the batch (C,), which get no gradient.
+    """
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = ms.Tensor([eps], ms.float32)
+        self.forward = Kernel("slope_norm", lambda x, a, gamma, *others: (x, gamma, gamma), outputs=3)
+        self.gradients = Kernel(
+            "slope_norm_gradient", lambda x, a, gamma, *others: (x, a, gamma, gamma), outputs=4
+        )
+        self.evaluation = Kernel("slope_norm_evaluation", lambda x, *others: x)
+
+    def construct(self, x, a, gamma, beta):
+        return self.forward(x, a, gamma, beta, self.eps)
+
+    def bprop(self, x, a, gamma, beta, out, dout):
+        return self.gradients(x, a, gamma, out[1], out[2], self.eps, dout[0])
+
+    def evaluate(self, x, a, gamma, beta, mean, variance):
+        """The same with given statistics: y only."""
+        return self.evaluation(x, a, gamma, beta, mean, variance, self.eps)
+
+
+def slope_norm(eps: float) -> SlopeNorm | None:
+    """The kernels of a slope and the batch norm after it, or None."""
+    return SlopeNorm(eps) if _why_not() is None else None
+
+
 def noise(eta: str, amplitude: float, in_forward: bool) -> Noise | None:
     """The kernels of the noise on positions, or None."""
     return Noise(eta, amplitude, in_forward) if _why_not() is None else None

@@ -16,6 +16,8 @@
 #include <vector>
 
 #include "kernel.h"
+#include "popcount.h"
+#include "shapes.h"
 
 namespace {
 
@@ -26,22 +28,6 @@ typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
 inline Vector load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
 
 constexpr int OUTPUTS = 4;  // output channels at a time
-
-struct Shape {
-    int64_t images, channels, height, width;
-    int64_t plane() const { return height * width; }
-    bool read(int rank, const int64_t *sizes) {
-        if (rank != 4) return false;
-        images = sizes[0], channels = sizes[1], height = sizes[2], width = sizes[3];
-        return images > 0 && channels > 0 && height > 0 && width > 0;
-    }
-};
-
-struct Scale {
-    const float *values;
-    bool by_channel;
-    float operator[](int64_t channel) const { return values[by_channel ? channel : 0]; }
-};
 
 // Planes with a border for one image. Output position (h, w) and tap (i, j) read row h * stride + i, and there
 // `offset(j) + w`.
@@ -61,93 +47,88 @@ struct Planes {
     float *at(int64_t channel, int64_t line) { return values.get() + (channel * rows + line) * row; }
     const float *at(int64_t channel, int64_t line) const { return values.get() + (channel * rows + line) * row; }
 
-    // Fill in an image of height x width. `step` > 1 spreads its values: zeros stay between them.
-    void fill(const float *image, int64_t height, int64_t width, int64_t step = 1) {
+    // Fill in an image of height x width.
+    void fill(const float *image, int64_t height, int64_t width) {
         for (int64_t c = 0; c < channels; ++c)
             for (int64_t h = 0; h < height; ++h, image += width) {
-                float *line = at(c, h * step + 1);
+                float *line = at(c, h + 1);
                 if (stride == 1)
-                    for (int64_t w = 0; w < width; ++w) line[w * step + 1] = image[w];
+                    std::copy(image, image + width, line + 1);
                 else
                     for (int64_t w = 0; w < width; ++w) line[((w + 1) & 1) * half + ((w + 1) >> 1)] = image[w];
             }
     }
 };
 
-// Sums of OUTPUTS channels at COUNT vectors of positions. `weights`: (channels, 3, 3, OUTPUTS).
-template <int COUNT>
-inline void sums(const Planes &planes, const float *weights, const int64_t *rows, const int64_t *columns,
-                 Vector (*result)[COUNT]) {
+// Where results go, and which taps they have: positions (first_row + step u, first_column + step v) of an image, and of the
+// planes the rows and columns from `row` and `column` on of position (u, v).
+struct Target {
+    Shape y;
+    int64_t step, first_row, first_column, row, column;
+    int64_t height() const { return (y.height - first_row + step - 1) / step; }
+    int64_t width() const { return (y.width - first_column + step - 1) / step; }
+};
+
+// Results of OUTPUTS channels, from `channel` on, at the COUNT vectors of positions from `first` on.
+// `weights`: (channels, ROWS, COLUMNS, OUTPUTS).
+template <int ROWS, int COLUMNS, int COUNT>
+inline void positions(const Planes &planes, const float *weights, const Target &target, int64_t first, int64_t channel,
+                      const Scale &scale, float *image) {
+    const int64_t a_row = (target.width() + LANES - 1) / LANES;
+    int64_t rows[COUNT], columns[COUNT];
+    for (int v = 0; v < COUNT; ++v) rows[v] = (first + v) / a_row, columns[v] = (first + v) % a_row * LANES;
+    int64_t offsets[COLUMNS];
+    for (int j = 0; j < COLUMNS; ++j) offsets[j] = planes.offset(target.column + j);
     Vector total[OUTPUTS][COUNT] = {};
-    const int64_t offsets[3] = {planes.offset(0), planes.offset(1), planes.offset(2)};
     for (int64_t c = 0; c < planes.channels; ++c)
-        for (int i = 0; i < 3; ++i) {
+        for (int i = 0; i < ROWS; ++i) {
             const float *lines[COUNT];
-            for (int v = 0; v < COUNT; ++v) lines[v] = planes.at(c, rows[v] * planes.stride + i) + columns[v];
-            for (int j = 0; j < 3; ++j, weights += OUTPUTS) {
+            for (int v = 0; v < COUNT; ++v)
+                lines[v] = planes.at(c, rows[v] * planes.stride + target.row + i) + columns[v];
+            for (int j = 0; j < COLUMNS; ++j, weights += OUTPUTS) {
                 Vector x[COUNT];
                 for (int v = 0; v < COUNT; ++v) x[v] = load(lines[v] + offsets[j]);
                 for (int o = 0; o < OUTPUTS; ++o)
                     for (int v = 0; v < COUNT; ++v) total[o][v] += weights[o] * x[v];
             }
         }
-    for (int o = 0; o < OUTPUTS; ++o)
-        for (int v = 0; v < COUNT; ++v) result[o][v] = total[o][v];
-}
-
-template <int COUNT>
-inline void positions(const Planes &planes, const float *weights, int64_t first, int64_t a_row, int64_t channel,
-                      const Scale &scale, const Shape &y, float *image) {
-    int64_t rows[COUNT], columns[COUNT];
-    for (int v = 0; v < COUNT; ++v) rows[v] = (first + v) / a_row, columns[v] = (first + v) % a_row * LANES;
-    Vector found[OUTPUTS][COUNT];
-    sums<COUNT>(planes, weights, rows, columns, found);
-    for (int o = 0; o < OUTPUTS && channel + o < y.channels; ++o)
+    for (int o = 0; o < OUTPUTS && channel + o < target.y.channels; ++o)
         for (int v = 0; v < COUNT; ++v) {
-            found[o][v] *= scale[channel + o];
-            float *to = image + (channel + o) * y.plane() + rows[v] * y.width + columns[v];
-            if (columns[v] + LANES <= y.width)
-                *reinterpret_cast<Unaligned *>(to) = found[o][v];
+            const Vector found = total[o][v] * scale[channel + o];
+            const int64_t row = target.first_row + target.step * rows[v], column = target.first_column + target.step * columns[v];
+            float *to = image + (channel + o) * target.y.plane() + row * target.y.width + column;
+            if (target.step == 1 && column + LANES <= target.y.width)
+                *reinterpret_cast<Unaligned *>(to) = found;
             else
-                std::memcpy(to, &found[o][v], sizeof(float) * (y.width - columns[v]));
+                for (int64_t lane = 0; lane < LANES && column + lane * target.step < target.y.width; ++lane)
+                    to[lane * target.step] = found[lane];
         }
 }
 
-// y = scale * conv(planes, weights) for one image. `weights`: (blocks of OUTPUTS, channels, 3, 3, OUTPUTS).
-void convolve(const Planes &planes, const float *weights, const Scale &scale, const Shape &y, float *image) {
-    const int64_t a_row = (y.width + LANES - 1) / LANES, vectors = a_row * y.height;
-    for (int64_t o = 0; o < y.channels; o += OUTPUTS, weights += planes.channels * 9 * OUTPUTS) {
+// scale * conv(planes, weights) for the positions of the target in one image.
+// `weights`: (blocks of OUTPUTS, channels, ROWS, COLUMNS, OUTPUTS).
+template <int ROWS, int COLUMNS>
+void convolve(const Planes &planes, const std::vector<float> &weights, const Target &target, const Scale &scale, float *image) {
+    const int64_t vectors = (target.width() + LANES - 1) / LANES * target.height();
+    const float *block = weights.data();
+    for (int64_t o = 0; o < target.y.channels; o += OUTPUTS, block += planes.channels * ROWS * COLUMNS * OUTPUTS) {
         int64_t v = 0;
-        for (; v + 3 <= vectors; v += 3) positions<3>(planes, weights, v, a_row, o, scale, y, image);
-        if (vectors - v == 2) positions<2>(planes, weights, v, a_row, o, scale, y, image);
-        if (vectors - v == 1) positions<1>(planes, weights, v, a_row, o, scale, y, image);
+        for (; v + 3 <= vectors; v += 3) positions<ROWS, COLUMNS, 3>(planes, block, target, v, o, scale, image);
+        if (vectors - v == 2) positions<ROWS, COLUMNS, 2>(planes, block, target, v, o, scale, image);
+        if (vectors - v == 1) positions<ROWS, COLUMNS, 1>(planes, block, target, v, o, scale, image);
     }
 }
 
-std::vector<float> blocks(int64_t to, int64_t from) {
-    return std::vector<float>((to + OUTPUTS - 1) / OUTPUTS * from * 9 * OUTPUTS);
-}
-
-float &tap(std::vector<float> &weights, int64_t to, int64_t from, int64_t channels, int number) {
-    return weights[((to / OUTPUTS * channels + from) * 9 + number) * OUTPUTS + to % OUTPUTS];
-}
-
-// Weights (O, C, 3, 3) in the order in which `convolve` reads them.
-std::vector<float> packed(const float *weights, int64_t outputs, int64_t inputs) {
-    std::vector<float> result = blocks(outputs, inputs);
-    for (int64_t o = 0; o < outputs; ++o)
-        for (int64_t c = 0; c < inputs; ++c)
-            for (int i = 0; i < 9; ++i) tap(result, o, c, inputs, i) = *weights++;
-    return result;
-}
-
-// The same for the data gradient: inputs and outputs change places, taps are turned by half a circle, and the scale of
-// an output channel is part of its weights.
-std::vector<float> turned(const float *weights, const Scale &scale, int64_t outputs, int64_t inputs) {
-    std::vector<float> result = blocks(inputs, outputs);
-    for (int64_t o = 0; o < outputs; ++o)
-        for (int64_t c = 0; c < inputs; ++c)
-            for (int i = 0; i < 9; ++i) tap(result, c, o, outputs, 8 - i) = *weights++ * scale[o];
+// Weights in the order in which `convolve` reads them: those of `to` results from `from` channels, at `rows` x `columns`
+// taps; `value(result, channel, row, column)` is one of them.
+template <class Value>
+std::vector<float> in_blocks(int64_t to, int64_t from, int rows, int columns, const Value &value) {
+    std::vector<float> result((to + OUTPUTS - 1) / OUTPUTS * from * rows * columns * OUTPUTS);
+    for (int64_t o = 0; o < to; ++o)
+        for (int64_t c = 0; c < from; ++c)
+            for (int i = 0; i < rows; ++i)
+                for (int j = 0; j < columns; ++j)
+                    result[(((o / OUTPUTS * from + c) * rows + i) * columns + j) * OUTPUTS + o % OUTPUTS] = value(o, c, i, j);
     return result;
 }
 
@@ -223,16 +204,26 @@ void add_weight_gradient(const Planes *planes, const float *by_y, int64_t count,
 extern "C" int conv3x3(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, void *, void *) {
     Arguments a;
     if (!a.read(count, arrays, ranks, shapes, types, 4)) return BAD_ARGUMENTS;
-    const std::vector<float> weights = packed(static_cast<float *>(arrays[1]), a.y.channels, a.x.channels);
+    const float *z = static_cast<float *>(arrays[1]);
+    const std::vector<float> weights = in_blocks(
+        a.y.channels, a.x.channels, 3, 3, [&](int64_t o, int64_t c, int i, int j) { return z[(o * a.x.channels + c) * 9 + i * 3 + j]; });
+    const SignWeights signs(z, a.y.channels, a.x.channels);
     const float *x = static_cast<float *>(arrays[0]);
     float *y = static_cast<float *>(arrays[3]);
 #pragma omp parallel
     {
         Planes planes(a.x.channels, a.y.height, a.y.width, a.stride);
+        SignPlanes bits(a.x, a.y, a.stride, signs.words);
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < a.x.images; ++n) {
-            planes.fill(x + n * a.x.channels * a.x.plane(), a.x.height, a.x.width);
-            convolve(planes, weights.data(), a.scale, a.y, y + n * a.y.channels * a.y.plane());
+            const float *from = x + n * a.x.channels * a.x.plane();
+            float *to = y + n * a.y.channels * a.y.plane();
+            if (signs.are_signs && bits.fill(from)) {
+                bits.convolve(signs, a.scale, to);
+                continue;
+            }
+            planes.fill(from, a.x.height, a.x.width);
+            convolve<3, 3>(planes, weights, {a.y, 1, 0, 0, 0, 0}, a.scale, to);
         }
     }
     return 0;
@@ -249,16 +240,38 @@ extern "C" int conv3x3_data_gradient(int count, void **arrays, int *ranks, int64
                                      void *) {
     Arguments a;
     if (!a.read(count, arrays, ranks, shapes, types, 5) || !same_shape(ranks, shapes, 0, 4)) return BAD_ARGUMENTS;
-    const std::vector<float> weights = turned(static_cast<float *>(arrays[1]), a.scale, a.y.channels, a.x.channels);
-    const float one = 1, *by_y = static_cast<float *>(arrays[3]);
+    const float one = 1, *z = static_cast<float *>(arrays[1]), *by_y = static_cast<float *>(arrays[3]);
     float *by_x = static_cast<float *>(arrays[4]);
+    // Taps turned by half a circle; the scale of an output channel is part of its weights.
+    const auto weight = [&](int64_t o, int64_t c, int i, int j) {
+        return z[(o * a.x.channels + c) * 9 + i * 3 + j] * a.scale[o];
+    };
+    std::vector<float> weights[2][2];  // stride 1: the first; stride 2: of even and odd rows and columns of x
+    for (int row = 0; row < a.stride; ++row)
+        for (int column = 0; column < a.stride; ++column)
+            weights[row][column] = in_blocks(
+                a.x.channels, a.y.channels, a.stride == 1 ? 3 : 1 + row, a.stride == 1 ? 3 : 1 + column,
+                [&](int64_t c, int64_t o, int i, int j) {
+                    if (a.stride == 1) return weight(o, c, 2 - i, 2 - j);
+                    return weight(o, c, row ? 2 - 2 * i : 1, column ? 2 - 2 * j : 1);
+                });
 #pragma omp parallel
     {
-        Planes planes(a.y.channels, a.x.height, a.x.width, 1);
+        Planes planes(a.y.channels, a.y.height, a.y.width, 1);
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < a.x.images; ++n) {
-            planes.fill(by_y + n * a.y.channels * a.y.plane(), a.y.height, a.y.width, a.stride);
-            convolve(planes, weights.data(), {&one, false}, a.x, by_x + n * a.x.channels * a.x.plane());
+            planes.fill(by_y + n * a.y.channels * a.y.plane(), a.y.height, a.y.width);
+            float *to = by_x + n * a.x.channels * a.x.plane();
+            const Scale unit = {&one, false};
+            if (a.stride == 1) {
+                convolve<3, 3>(planes, weights[0][0], {a.x, 1, 0, 0, 0, 0}, unit, to);
+                continue;
+            }
+            // An even row of x was read by the middle tap only, an odd one by the last and the first of two rows of y.
+            convolve<1, 1>(planes, weights[0][0], {a.x, 2, 0, 0, 1, 1}, unit, to);
+            convolve<1, 2>(planes, weights[0][1], {a.x, 2, 0, 1, 1, 1}, unit, to);
+            convolve<2, 1>(planes, weights[1][0], {a.x, 2, 1, 0, 1, 1}, unit, to);
+            convolve<2, 2>(planes, weights[1][1], {a.x, 2, 1, 1, 1, 1}, unit, to);
         }
     }
     return 0;
