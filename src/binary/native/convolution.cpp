@@ -27,7 +27,7 @@ typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
 
 inline Vector load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
 
-constexpr int OUTPUTS = 4;  // output channels at a time
+constexpr int OUTPUTS = 8;  // output channels at a time
 
 // Planes with a border for one image. Output position (h, w) and tap (i, j) read row h * stride + i, and there
 // `offset(j) + w`.
@@ -69,54 +69,38 @@ struct Target {
     int64_t width() const { return (y.width - first_column + step - 1) / step; }
 };
 
-// Results of OUTPUTS channels, from `channel` on, at the COUNT vectors of positions from `first` on.
-// `weights`: (channels, ROWS, COLUMNS, OUTPUTS).
-template <int ROWS, int COLUMNS, int COUNT>
-inline void positions(const Planes &planes, const float *weights, const Target &target, int64_t first, int64_t channel,
-                      const Scale &scale, float *image) {
-    const int64_t a_row = (target.width() + LANES - 1) / LANES;
-    int64_t rows[COUNT], columns[COUNT];
-    for (int v = 0; v < COUNT; ++v) rows[v] = (first + v) / a_row, columns[v] = (first + v) % a_row * LANES;
-    int64_t offsets[COLUMNS];
-    for (int j = 0; j < COLUMNS; ++j) offsets[j] = planes.offset(target.column + j);
-    Vector total[OUTPUTS][COUNT] = {};
-    for (int64_t c = 0; c < planes.channels; ++c)
-        for (int i = 0; i < ROWS; ++i) {
-            const float *lines[COUNT];
-            for (int v = 0; v < COUNT; ++v)
-                lines[v] = planes.at(c, rows[v] * planes.stride + target.row + i) + columns[v];
-            for (int j = 0; j < COLUMNS; ++j, weights += OUTPUTS) {
-                Vector x[COUNT];
-                for (int v = 0; v < COUNT; ++v) x[v] = load(lines[v] + offsets[j]);
-                for (int o = 0; o < OUTPUTS; ++o)
-                    for (int v = 0; v < COUNT; ++v) total[o][v] += weights[o] * x[v];
-            }
-        }
-    for (int o = 0; o < OUTPUTS && channel + o < target.y.channels; ++o)
-        for (int v = 0; v < COUNT; ++v) {
-            const Vector found = total[o][v] * scale[channel + o];
-            const int64_t row = target.first_row + target.step * rows[v], column = target.first_column + target.step * columns[v];
-            float *to = image + (channel + o) * target.y.plane() + row * target.y.width + column;
-            if (target.step == 1 && column + LANES <= target.y.width)
-                *reinterpret_cast<Unaligned *>(to) = found;
-            else
-                for (int64_t lane = 0; lane < LANES && column + lane * target.step < target.y.width; ++lane)
-                    to[lane * target.step] = found[lane];
-        }
-}
-
 // scale * conv(planes, weights) for the positions of the target in one image.
 // `weights`: (blocks of OUTPUTS, channels, ROWS, COLUMNS, OUTPUTS).
 template <int ROWS, int COLUMNS>
-void convolve(const Planes &planes, const std::vector<float> &weights, const Target &target, const Scale &scale, float *image) {
-    const int64_t vectors = (target.width() + LANES - 1) / LANES * target.height();
+void convolve(const Planes &planes, const std::vector<float> &weights, const Target &target, const Scale &scale,
+              float *image) {
+    const Shape &y = target.y;
+    const int64_t width = target.width(), height = target.height(), by_channel = planes.rows * planes.row;
+    int64_t offsets[COLUMNS];
+    for (int j = 0; j < COLUMNS; ++j) offsets[j] = planes.offset(target.column + j);
     const float *block = weights.data();
-    for (int64_t o = 0; o < target.y.channels; o += OUTPUTS, block += planes.channels * ROWS * COLUMNS * OUTPUTS) {
-        int64_t v = 0;
-        for (; v + 3 <= vectors; v += 3) positions<ROWS, COLUMNS, 3>(planes, block, target, v, o, scale, image);
-        if (vectors - v == 2) positions<ROWS, COLUMNS, 2>(planes, block, target, v, o, scale, image);
-        if (vectors - v == 1) positions<ROWS, COLUMNS, 1>(planes, block, target, v, o, scale, image);
-    }
+    for (int64_t o = 0; o < y.channels; o += OUTPUTS, block += planes.channels * ROWS * COLUMNS * OUTPUTS)
+        for (int64_t u = 0; u < height; ++u)
+            for (int64_t v = 0; v < width; v += LANES) {
+                Vector total[OUTPUTS] = {};
+                const float *from = planes.at(0, u * planes.stride + target.row) + v, *weight = block;
+                for (int64_t c = 0; c < planes.channels; ++c, from += by_channel)
+                    for (int i = 0; i < ROWS; ++i)
+                        for (int j = 0; j < COLUMNS; ++j, weight += OUTPUTS) {
+                            const Vector x = load(from + i * planes.row + offsets[j]);
+                            for (int k = 0; k < OUTPUTS; ++k) total[k] += weight[k] * x;
+                        }
+                const int64_t row = target.first_row + target.step * u, column = target.first_column + target.step * v;
+                for (int k = 0; k < OUTPUTS && o + k < y.channels; ++k) {
+                    const Vector found = total[k] * scale[o + k];
+                    float *to = image + (o + k) * y.plane() + row * y.width + column;
+                    if (target.step == 1 && v + LANES <= width)
+                        *reinterpret_cast<Unaligned *>(to) = found;
+                    else
+                        for (int64_t lane = 0; lane < std::min<int64_t>(LANES, width - v); ++lane)
+                            to[lane * target.step] = found[lane];
+                }
+            }
 }
 
 // Weights in the order in which `convolve` reads them: those of `to` results from `from` channels, at `rows` x `columns`
@@ -153,49 +137,27 @@ struct Arguments {
     }
 };
 
-// Sums over the positions of some images: of OUTPUTS channels of the gradient of y and the taps of one row of a filter.
-// `by`: the first row of each output channel, whose rows are `by_row` apart and whose images are `by_image` apart.
-inline void weight_sums(const Planes *planes, int64_t count, int64_t channel, int i, const float *const *by,
-                        int64_t by_row, int64_t by_image, const Shape &y, float (*result)[3]) {
-    Vector total[OUTPUTS][3] = {};
+// Add to `result` (outputs, channels, 9) the weight gradient of some images. `by_y`: their gradients in blocks of LANES
+// output channels, (images, blocks, H', W', LANES).
+void add_weight_gradient(const Planes *planes, const float *by_y, int64_t count, const Shape &y, float *result) {
+    const int64_t channels = planes->channels, blocks = (y.channels + LANES - 1) / LANES;
     const int64_t offsets[3] = {planes->offset(0), planes->offset(1), planes->offset(2)};
-    for (int64_t n = 0; n < count; ++n)
-        for (int64_t h = 0; h < y.height; ++h) {
-            const float *line = planes[n].at(channel, h * planes->stride + i);
-            const int64_t place = n * by_image + h * by_row;
-            for (int64_t w = 0; w < y.width; w += LANES) {
-                const Vector left = load(line + offsets[0] + w), middle = load(line + offsets[1] + w),
-                             right = load(line + offsets[2] + w);
-                for (int k = 0; k < OUTPUTS; ++k) {
-                    const Vector g = load(by[k] + place + w);
-                    total[k][0] += g * left, total[k][1] += g * middle, total[k][2] += g * right;
+    for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t c = 0; c < channels; ++c) {
+            Vector total[9] = {};
+            for (int64_t n = 0; n < count; ++n)
+                for (int64_t h = 0; h < y.height; ++h) {
+                    const float *line = planes[n].at(c, h * planes->stride);
+                    const float *by = by_y + ((n * blocks + block) * y.plane() + h * y.width) * LANES;
+                    for (int64_t w = 0; w < y.width; ++w, ++line, by += LANES) {
+                        const Vector g = load(by);
+                        for (int i = 0; i < 3; ++i)
+                            for (int j = 0; j < 3; ++j) total[i * 3 + j] += line[i * planes->row + offsets[j]] * g;
+                    }
                 }
-            }
+            for (int64_t k = 0; k < std::min<int64_t>(LANES, y.channels - block * LANES); ++k)
+                for (int tap = 0; tap < 9; ++tap) result[((block * LANES + k) * channels + c) * 9 + tap] += total[tap][k];
         }
-    for (int k = 0; k < OUTPUTS; ++k)
-        for (int j = 0; j < 3; ++j) {
-            result[k][j] = 0;
-            for (int lane = 0; lane < LANES; ++lane) result[k][j] += total[k][j][lane];
-        }
-}
-
-// Add to `result` (outputs, channels, 9) the weight gradient of some images. `by_y`: rows of `by_row` values, those
-// beyond the width 0.
-void add_weight_gradient(const Planes *planes, const float *by_y, int64_t count, int64_t by_row, const Shape &y,
-                         float *result) {
-    const int64_t channels = planes->channels, plane = y.height * by_row;
-    for (int64_t o = 0; o < y.channels; o += OUTPUTS) {
-        const int64_t used = std::min<int64_t>(OUTPUTS, y.channels - o);
-        const float *by[OUTPUTS];  // beyond the last channel the last again, unused
-        for (int k = 0; k < OUTPUTS; ++k) by[k] = by_y + (o + std::min<int64_t>(k, used - 1)) * plane;
-        for (int64_t c = 0; c < channels; ++c)
-            for (int i = 0; i < 3; ++i) {
-                float found[OUTPUTS][3];
-                weight_sums(planes, count, c, i, by, by_row, y.channels * plane, y, found);
-                for (int64_t k = 0; k < used; ++k)
-                    for (int j = 0; j < 3; ++j) result[((o + k) * channels + c) * 9 + i * 3 + j] += found[k][j];
-            }
-    }
 }
 
 }  // namespace
@@ -286,31 +248,28 @@ extern "C" int conv3x3_weight_gradient(int count, void **arrays, int *ranks, int
     const float *from = static_cast<float *>(arrays[0]), *by_y = static_cast<float *>(arrays[3]);
     float *to = static_cast<float *>(arrays[4]);
     const int64_t filter = x.channels * 9, size = y.channels * filter;
-    // So many images at a time that adding up the lanes costs little, and that their planes stay in the cache.
-    const int64_t group = std::max<int64_t>(1, 512 / y.plane());
-    const int64_t parts = std::min(MAX_PARTS, x.images);
+    const int64_t group = std::max<int64_t>(1, 512 / y.plane());  // images at a time: their planes stay in the cache
+    const int64_t parts = std::min(MAX_PARTS, x.images), blocked = (y.channels + LANES - 1) / LANES * LANES * y.plane();
     std::vector<float> partial(parts * size);
 #pragma omp parallel
     {
         std::vector<Planes> planes;
         for (int64_t k = 0; k < group; ++k) planes.emplace_back(x.channels, y.height, y.width, a.stride);
-        // Rows of whole vectors: a copy, unless they are so already.
-        const int64_t by_row = (y.width + LANES - 1) / LANES * LANES, lines = y.channels * y.height;
-        std::vector<float> wide(by_row == y.width ? 0 : group * lines * by_row);
+        std::vector<float> by(group * blocked);
 #pragma omp for schedule(static)
         for (int64_t part = 0; part < parts; ++part) {
             const int64_t end = x.images * (part + 1) / parts;
             for (int64_t n = x.images * part / parts; n < end; n += group) {
                 const int64_t now = std::min(group, end - n);
-                for (int64_t k = 0; k < now; ++k)
+                for (int64_t k = 0; k < now; ++k) {
                     planes[k].fill(from + (n + k) * x.channels * x.plane(), x.height, x.width);
-                const float *by = by_y + n * lines * y.width;
-                if (by_row != y.width) {
-                    for (int64_t line = 0; line < now * lines; ++line)
-                        std::memcpy(&wide[line * by_row], by + line * y.width, sizeof(float) * y.width);
-                    by = wide.data();
+                    const float *image = by_y + (n + k) * y.channels * y.plane();
+                    for (int64_t o = 0; o < y.channels; ++o) {
+                        float *to = &by[k * blocked + o / LANES * LANES * y.plane() + o % LANES];
+                        for (int64_t i = 0; i < y.plane(); ++i) to[i * LANES] = *image++;
+                    }
                 }
-                add_weight_gradient(planes.data(), by, now, by_row, y, partial.data() + part * size);
+                add_weight_gradient(planes.data(), by.data(), now, y, partial.data() + part * size);
             }
         }
     }
