@@ -116,7 +116,7 @@ class BinaryLayer(NoAutoCast):
         activation_quantizer (Cell, optional): Q_a; None: full precision.
         weight_quantizer (Cell, optional): Q_w; None: full precision.
         weight_init (str): how the latent weight starts: a name in `WEIGHT_INITS`.
-        kernels (Cell, optional): computes the product with a quantized weight, see `BinaryProduct`.
+        kernels (Cell, optional): computes the product, see `BinaryProduct`.
     """
 
     def __init__(
@@ -132,9 +132,12 @@ class BinaryLayer(NoAutoCast):
         self.operation = operation
         self.activation_quantizer = activation_quantizer
         self.weight_quantizer = weight_quantizer
+        self.product = None  # the operation itself
         if weight_quantizer is not None:
             scale = weight_quantizer.has_scale, weight_quantizer.scale_in_gradient
             self.product = BinaryProduct(operation, *scale, kernels)
+        elif kernels is not None:
+            self.product = BinaryProduct(operation, False, False, kernels)
         self.weight = Parameter(initializer(create_weight_init(weight_init), shape, ms.float32))
 
     def signs_and_scale(self):
@@ -164,7 +167,8 @@ class BinaryLayer(NoAutoCast):
         if self.activation_quantizer is not None:
             x = self.activation_quantizer(x)
         if self.weight_quantizer is None:
-            return self.operation(x, ops.cast(self.weight, x.dtype))
+            weight = ops.cast(self.weight, x.dtype)
+            return self.operation(x, weight) if self.product is None else self.product(x, weight, ops.ones((1,)))
         signs, scale = self.signs_and_scale()
         return self.product(x, ops.cast(signs, x.dtype), scale)
 

@@ -214,23 +214,52 @@ class WeightedNoise(nn.Cell):
         return self.noise(binary, t, w1, w2, alpha) * factor
 
 
-def losses(steps: int, **options) -> list[float]:
-    """Of a ResNet-20 with noise in graph mode, on batches of 16 random images."""
-    ms.set_seed(0)
-    network = create_model("resnet20", binarization=Binarization(**options))
-    optimizer = nn.Momentum(network.trainable_params(), 0.05, 0.9)
-    step = TrainStep(network, nn.CrossEntropyLoss(), optimizer).set_train()
-    labels = Tensor(np.arange(16).astype(np.int32) % 10)
-    return [float(step(Tensor(random((16, 3, 32, 32), seed)), labels)[0].asnumpy()) for seed in range(steps)]
+class Training:
+    """A ResNet-20 and its training step in graph mode, compiled once for all seeds."""
+
+    def __init__(self, images: int, **options):
+        self.images = images
+        self.binarization = Binarization(**options)
+        self.network = self.create()
+        self.optimizer = nn.Momentum(self.network.trainable_params(), 0.05, 0.9)
+        self.step = TrainStep(self.network, nn.CrossEntropyLoss(), self.optimizer).set_train()
+
+    def create(self) -> nn.Cell:
+        return create_model("resnet20", binarization=self.binarization)
+
+    def losses(self, seed: int, steps: int, batches: int) -> np.ndarray:
+        """From the start, on batches of random images that come again after `batches` steps."""
+        ms.set_seed(seed)
+        for parameter, start in zip(self.network.get_parameters(), self.create().get_parameters(), strict=True):
+            parameter.set_data(Tensor(start.asnumpy().copy()))
+        for moment in self.optimizer.moments:
+            moment.set_data(Tensor(np.zeros(moment.shape, np.float32)))
+        labels = Tensor(np.arange(self.images).astype(np.int32) % 10)
+        shape = (self.images, 3, 32, 32)
+        inputs = (Tensor(random(shape, 1000 * seed + number % batches)) for number in range(steps))
+        return np.array([self.step(batch, labels)[0].asnumpy().item() for batch in inputs])
 
 
 @pytest.mark.slow
-def test_a_network_learns_alike_on_both_paths_and_repeats_to_the_bit(graph_mode, monkeypatch):
-    first, again = losses(50), losses(50)
-    assert first == again
-    monkeypatch.setenv("BNN_NATIVE", "0")
-    plain = losses(3)
-    np.testing.assert_allclose(first[:3], plain, rtol=1e-5)
+@pytest.mark.parametrize("noise", [False, True], ids=["signs", "signs and noise"])
+def test_a_network_trains_as_with_plain_operations(graph_mode, monkeypatch, noise):
+    """The first three losses agree, 50 steps repeat to the bit, and over three seeds of 200 steps the mean losses
+    differ by less than their spread.
+
+    With two images: where a value lies within rounding of 0, its sign may differ, and all that follows. Among the
+    millions of values of a large batch that is likely, among these it may happen with one of the three seeds.
+    """
+    found = {}
+    for kernels in ("0", "1"):
+        monkeypatch.setenv("BNN_NATIVE", kernels)
+        training = Training(2, noise_adaptation=noise)
+        found[kernels] = np.array([training.losses(seed, 200, batches=8) for seed in range(3)])
+        np.testing.assert_array_equal(training.losses(0, 50, batches=8), found[kernels][0, :50])
+    first = np.abs(found["1"] / found["0"] - 1)[:, :3].max(1)
+    assert sorted(first)[1] <= 1e-5, first
+    means = {kernels: losses.mean(1) for kernels, losses in found.items()}
+    spread = max(values.std(ddof=1) for values in means.values())
+    assert abs(means["0"].mean() - means["1"].mean()) < spread, means
 
 
 def test_the_path_is_said(monkeypatch):

@@ -101,9 +101,7 @@ class SlopeNorm(nn.Cell):
         super().__init__()
         self.eps = ms.Tensor([eps], ms.float32)
         self.forward = Kernel("slope_norm", lambda x, a, gamma, *others: (x, gamma, gamma), outputs=3)
-        self.gradients = Kernel(
-            "slope_norm_gradient", lambda x, a, gamma, *others: (x, a, gamma, gamma), outputs=4
-        )
+        self.gradients = Kernel("slope_norm_gradient", lambda x, a, gamma, *others: (x, a, gamma, gamma), outputs=4)
         self.evaluation = Kernel("slope_norm_evaluation", lambda x, *others: x)
 
     def construct(self, x, a, gamma, beta):
