@@ -1,15 +1,19 @@
-// y = scale * conv(x, z), 3x3 with a padding of 1 and stride 1 or 2, of float32 in the layout N, C, H, W: forward, data
-// gradient and weight gradient. The scale is one number or one for each output channel; the stride follows from shapes.
+// y = scale * conv(x, z), 3x3 with a padding of 1 and stride 1 or 2, of float32 in the layout N, C, H, W: forward,
+// data gradient and weight gradient. The scale is one number or one for each output channel; the stride follows from
+// shapes.
 //
-// All three read an input that was copied into planes with a border of zeros. Vectors of 8 run along the width; with
-// stride 2 the even and the odd columns are planes of their own, so that a tap is always a plain load.
+// Forward, an image whose values are all +1 or -1 is convolved by bits if the filters are so too: popcount.h.
+// Everything else reads an input that was copied into planes with a border of zeros. With stride 2 the even and the
+// odd columns are planes of their own, so that the positions of a vector are always next to each other.
 //
-// Forward (and data gradient: the same with turned weights): of 4 output channels and 3 vectors of positions, 12 sums
-// stay in registers while channels and taps pass by: 7 loads for 12 multiply-adds. The planes of an image stay in the
-// second level cache, those that a row needs in the first.
+// Forward (and data gradient: the same with turned weights): 8 positions of a row are a vector. The sums of 8 output
+// channels stay in registers while channels and taps pass by: one load of x for 8 multiply-adds.
 //
-// Weight gradient: the sums of 4 output channels and the 3 taps of a row stay in registers while positions pass by. The
-// images are divided into parts, whose sums are added in their order: so a result does not depend on the threads.
+// Weight gradient: 8 output channels are a vector. Their sums for the 9 taps of an input channel stay in registers
+// while positions pass by: one load of the gradient for 9 multiply-adds. The images are divided into parts, whose
+// sums are added in their order: so a result does not depend on the threads.
+//
+// More sums at a time need fewer loads, but then the compiler keeps some of them in memory, which was slower.
 
 #include <algorithm>
 #include <memory>
@@ -60,8 +64,8 @@ struct Planes {
     }
 };
 
-// Where results go, and which taps they have: positions (first_row + step u, first_column + step v) of an image, and of the
-// planes the rows and columns from `row` and `column` on of position (u, v).
+// Where results go: to the positions (first_row + step u, first_column + step v) of an image. And where their taps are:
+// in the planes, from (u + row, v + column) on.
 struct Target {
     Shape y;
     int64_t step, first_row, first_column, row, column;
@@ -103,16 +107,18 @@ void convolve(const Planes &planes, const std::vector<float> &weights, const Tar
             }
 }
 
-// Weights in the order in which `convolve` reads them: those of `to` results from `from` channels, at `rows` x `columns`
-// taps; `value(result, channel, row, column)` is one of them.
+// Weights in the order in which `convolve` reads them: of `to` results from `from` channels at rows x columns taps.
+// `value(result, channel, row, column)` is one of them.
 template <class Value>
 std::vector<float> in_blocks(int64_t to, int64_t from, int rows, int columns, const Value &value) {
     std::vector<float> result((to + OUTPUTS - 1) / OUTPUTS * from * rows * columns * OUTPUTS);
     for (int64_t o = 0; o < to; ++o)
         for (int64_t c = 0; c < from; ++c)
             for (int i = 0; i < rows; ++i)
-                for (int j = 0; j < columns; ++j)
-                    result[(((o / OUTPUTS * from + c) * rows + i) * columns + j) * OUTPUTS + o % OUTPUTS] = value(o, c, i, j);
+                for (int j = 0; j < columns; ++j) {
+                    const int64_t place = ((o / OUTPUTS * from + c) * rows + i) * columns + j;
+                    result[place * OUTPUTS + o % OUTPUTS] = value(o, c, i, j);
+                }
     return result;
 }
 
@@ -156,7 +162,8 @@ void add_weight_gradient(const Planes *planes, const float *by_y, int64_t count,
                     }
                 }
             for (int64_t k = 0; k < std::min<int64_t>(LANES, y.channels - block * LANES); ++k)
-                for (int tap = 0; tap < 9; ++tap) result[((block * LANES + k) * channels + c) * 9 + tap] += total[tap][k];
+                for (int tap = 0; tap < 9; ++tap)
+                    result[((block * LANES + k) * channels + c) * 9 + tap] += total[tap][k];
         }
 }
 
@@ -167,8 +174,8 @@ extern "C" int conv3x3(int count, void **arrays, int *ranks, int64_t **shapes, c
     Arguments a;
     if (!a.read(count, arrays, ranks, shapes, types, 4)) return BAD_ARGUMENTS;
     const float *z = static_cast<float *>(arrays[1]);
-    const std::vector<float> weights = in_blocks(
-        a.y.channels, a.x.channels, 3, 3, [&](int64_t o, int64_t c, int i, int j) { return z[(o * a.x.channels + c) * 9 + i * 3 + j]; });
+    const auto weight = [&](int64_t o, int64_t c, int i, int j) { return z[(o * a.x.channels + c) * 9 + i * 3 + j]; };
+    const std::vector<float> weights = in_blocks(a.y.channels, a.x.channels, 3, 3, weight);
     const SignWeights signs(z, a.y.channels, a.x.channels);
     const float *x = static_cast<float *>(arrays[0]);
     float *y = static_cast<float *>(arrays[3]);

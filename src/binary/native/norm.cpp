@@ -1,9 +1,9 @@
-// A shared slope, then batch norm: y = gamma (r - mean) / sqrt(variance + eps) + beta with r = x > 0 ? x : a x, per channel
-// of x (N, C, H, W). Training and its gradients, and evaluation with given statistics. float32.
+// A shared slope, then batch norm, of x (N, C, H, W): y = gamma (r - mean) / sqrt(variance + eps) + beta for each
+// channel with r = x > 0 ? x : a x. Training and its gradients, and evaluation with given statistics. float32.
 //
-// Speed is that of memory, so each kernel reads its inputs as rarely as it can: x twice forward, x and the gradient twice
-// backward; r is never stored. Sums are over pieces of a plane in float, then in double in the order of the images: so they
-// do not depend on the threads.
+// Speed is that of memory, so each kernel reads its inputs as rarely as it can: x twice forward, x and the gradient
+// twice backward; r is never stored. Sums are over pieces of a plane in float, then in double in the order of the
+// images, so they do not depend on the threads.
 
 #include <algorithm>
 #include <vector>
@@ -21,9 +21,11 @@ struct Input {
     const float *x;
     float slope, eps;
 
-    // Arrays 0 and 1 are x and the slope; `eps_at` is the number of eps; those in between have a value for each channel.
+    // Arrays 0 and 1 are x and the slope, number `eps_at` is eps. Those in between have a value for each channel.
     bool read(void **arrays, const int *ranks, int64_t *const *shapes, int eps_at) {
-        if (ranks[0] != 4 || elements(ranks[1], shapes[1]) != 1 || elements(ranks[eps_at], shapes[eps_at]) != 1) return false;
+        if (ranks[0] != 4) return false;
+        for (int one : {1, eps_at})
+            if (elements(ranks[one], shapes[one]) != 1) return false;
         images = shapes[0][0], channels = shapes[0][1], plane = shapes[0][2] * shapes[0][3];
         for (int i = 2; i < eps_at; ++i)
             if (elements(ranks[i], shapes[i]) != channels) return false;
@@ -51,9 +53,11 @@ struct Input {
 };
 
 // y of every value.
-void normalize(const Input &in, const float *gamma, const float *beta, const float *mean, const float *variance, float *y) {
+void normalize(const Input &in, const float *gamma, const float *beta, const float *mean, const float *variance,
+               float *y) {
     in.pieces([&](int64_t, int64_t c, int64_t first, int64_t count) {
-        const float factor = gamma[c] / std::sqrt(variance[c] + in.eps), middle = mean[c], shift = beta[c], a = in.slope;
+        const float factor = gamma[c] / std::sqrt(variance[c] + in.eps);
+        const float middle = mean[c], shift = beta[c], a = in.slope;
         const float *x = in.x + first;
         float *to = y + first;
 #pragma omp simd
@@ -105,8 +109,8 @@ extern "C" int slope_norm_evaluation(int count, void **arrays, int *ranks, int64
     return 0;
 }
 
-// Inputs: x, a, gamma, mean and variance of the batch, eps, the gradient g of y. Outputs: the gradients of x, a, gamma and
-// beta. With h = (r - mean) / sqrt(variance + eps) and averages over the m values of a channel,
+// Inputs: x, a, gamma, mean and variance of the batch, eps, the gradient g of y. Outputs: the gradients of x, a, gamma
+// and beta. With h = (r - mean) / sqrt(variance + eps) and averages over the m values of a channel,
 //     by_r = gamma / sqrt(variance + eps) * (g - average(g) - h average(g h)).
 extern "C" int slope_norm_gradient(int count, void **arrays, int *ranks, int64_t **shapes, const char **types, void *,
                                    void *) {
@@ -119,7 +123,8 @@ extern "C" int slope_norm_gradient(int count, void **arrays, int *ranks, int64_t
     const float *gamma = array(2), *mean = array(3), *variance = array(4), *dout = array(6);
     float *by_x = array(7), *by_slope = array(8), *by_gamma = array(9), *by_beta = array(10);
 
-    std::vector<double> sums(in.images * in.channels), products(in.images * in.channels), slopes(in.images * in.channels);
+    const int64_t planes = in.images * in.channels;
+    std::vector<double> sums(planes), products(planes), slopes(planes);
     in.pieces([&](int64_t plane, int64_t c, int64_t first, int64_t values) {
         const float *x = in.x + first, *g = dout + first, middle = mean[c], a = in.slope;
         float sum = 0, product = 0;
@@ -138,7 +143,8 @@ extern "C" int slope_norm_gradient(int count, void **arrays, int *ranks, int64_t
     }
     in.pieces([&](int64_t plane, int64_t c, int64_t first, int64_t values) {
         const float *x = in.x + first, *g = dout + first;
-        const float middle = mean[c], factor = factors[c], average = averages[c], correction = corrections[c], a = in.slope;
+        const float middle = mean[c], a = in.slope;
+        const float factor = factors[c], average = averages[c], correction = corrections[c];
         float *by = by_x + first, slope = 0;
 #pragma omp simd reduction(+ : slope)
         for (int64_t i = 0; i < values; ++i) {

@@ -1,11 +1,12 @@
 // scale * conv(x, z) where all values of x and z are +1 or -1: 3x3, a padding of 1, stride 1 or 2, by bits.
 //
-// With +1 as bit 1, a product is +1 where bits are equal: a sum of m products is m - 2 popcount(x xor z), exactly. The
-// bits of the three taps of a filter's row are one run of 3 C bits, in K words. For an output position the three rows
-// follow each other, so 3 K words are compared. A tap in the border has bits 0 in x; the sum starts with what that adds.
+// With +1 as bit 1, a product is +1 where bits are equal: a sum of m products is m - 2 popcount(x xor z), exactly.
+// The bits of the three taps of a filter's row are one run of 3 C bits, in K words. For an output position three such
+// rows follow each other, so 3 K words are compared. A tap in the border has bits 0 in x; the sum starts with what
+// corrects that.
 //
-// Words of one kind lie next to each other along the width: that loop needs no gather where vectors have a popcount, and
-// the weights of an output channel stay in registers.
+// The same word of neighbouring positions is next to each other: where vectors have a popcount, that loop becomes one
+// of vectors. The words of an output channel's filter stay in registers.
 
 #pragma once
 
@@ -45,7 +46,8 @@ public:
                     ++ones[tap];
                 }
             for (int border = 0; border < 16; ++border)
-                for (int tap = 0; tap < 9; ++tap) starts[border * outputs + o] += outside(border, tap) ? 2 * ones[tap] : channels;
+                for (int tap = 0; tap < 9; ++tap)
+                    starts[border * outputs + o] += outside(border, tap) ? 2 * ones[tap] : channels;
         }
     }
 
@@ -90,7 +92,7 @@ public:
             if (others) return false;
             for (int tap = 0; tap < 3; ++tap)
                 for (int64_t c = 0; c < x.channels; c += 64)
-                    add(bits.data() + c / 64 * (x.width + 2) + tap, tap * x.channels + c, lines.data() + (h + 1) * words * y.width);
+                    add(&bits[c / 64 * (x.width + 2) + tap], tap * x.channels + c, &lines[(h + 1) * words * y.width]);
         }
         return true;
     }
@@ -101,11 +103,11 @@ public:
             const int border = (h == 0) + 2 * (h * stride + 1 == x.height);
             for (int64_t o = 0; o < y.channels; ++o) {
                 std::fill(counts.begin(), counts.end(), 0);
-                int64_t k = 0;
-                const uint64_t *filter = weights.of(o);
-                for (; k + 9 <= 3 * words; k += 9) add_differences<9>(from + k * y.width, filter + k, y.width, counts.data());
-                if (3 * words - k == 6) add_differences<6>(from + k * y.width, filter + k, y.width, counts.data());
-                if (3 * words - k == 3) add_differences<3>(from + k * y.width, filter + k, y.width, counts.data());
+                const uint64_t *filter = weights.of(o), *end = filter + 3 * words, *line = from;
+                for (; end - filter >= 9; filter += 9, line += 9 * y.width)
+                    add_differences<9>(line, filter, y.width, counts.data());
+                if (end - filter == 6) add_differences<6>(line, filter, y.width, counts.data());
+                if (end - filter == 3) add_differences<3>(line, filter, y.width, counts.data());
                 float *to = image + (o * y.height + h) * y.width;
                 const int32_t start = weights.start(border, o);
                 for (int64_t w = 0; w < y.width; ++w) to[w] = scale[o] * static_cast<float>(start - 2 * counts[w]);
