@@ -114,10 +114,10 @@ class Benchmark:
             if {"start", "loop", "more"} & set(parts):
                 self.start_tree = held.enter_context(starting_commit(self.folder))
             with contextlib.ExitStack() as while_needed:
-                own = [part for part in parts if part in ("step", "start", "native", "loop")]
+                own = [part for part in parts if part in ("step", "evaluate", "start", "native", "loop")]
                 if own:
                     ours = while_needed.enter_context(self.mindspore(OURS))
-                    self.build(ours, VARIANTS if "step" in own else (STE, NOISE))
+                    self.build(ours, VARIANTS if {"step", "evaluate"} & set(own) else (STE, NOISE))
                 for part in own:
                     getattr(self, f"measure_{part}")(ours)
             for part in parts:
@@ -195,6 +195,13 @@ class Benchmark:
                 self.values[key] = ratio(min(theirs, key=statistics.median), medians[variant, OURS])
         ours.ask("train", name=NOISE, count=20, n=None)
         self.values["train_compilations"] = ours.ask("compilations", name=NOISE)
+
+    def measure_evaluate(self, ours: Worker) -> None:
+        turns: Turns = {
+            (variant, OURS): partial(ours.ask, "evaluate", name=variant, count=3 * self.budget.steps)
+            for variant in VARIANTS
+        }
+        self.alternate("Evaluation", turns)
 
     def measure_start(self, ours: Worker) -> None:
         if self.start_tree is None:

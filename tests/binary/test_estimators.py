@@ -82,7 +82,7 @@ def number_of_bits(dtype) -> int:
 
 
 @every_estimator
-def test_forward_is_plus_or_minus_one_everywhere(any_mode, name):
+def test_forward_is_plus_or_minus_one_everywhere(backend, any_mode, name):
     got = create_estimator(name)(Tensor(EVERY_KIND)).asnumpy()
     assert got.dtype == np.float32
     assert (np.abs(got) == 1).all()
@@ -93,7 +93,7 @@ def test_forward_is_plus_or_minus_one_everywhere(any_mode, name):
 
 @every_dtype
 @every_estimator
-def test_forward_in_half_precision(any_mode, name, dtype):
+def test_forward_in_half_precision(backend, any_mode, name, dtype):
     t = np.array([0.0, -0.0, 0.5, -0.5, np.inf, -np.inf, np.nan], np.float32)
     got = create_estimator(name)(Tensor(t).astype(dtype))
     assert got.dtype == dtype
@@ -101,7 +101,7 @@ def test_forward_in_half_precision(any_mode, name, dtype):
 
 
 @every_estimator
-def test_gradient_against_numpy(mode, name):
+def test_gradient_against_numpy(backend, mode, name):
     t = points()
     factor = np.random.default_rng(0).normal(size=t.shape).astype(np.float32)
     got = ms.grad(Weighted(create_estimator(name)))(Tensor(t), Tensor(factor)).asnumpy()
@@ -187,7 +187,7 @@ def test_value_and_grad(any_mode, name):
 
 @every_dtype
 @every_estimator
-def test_gradient_in_half_precision_is_the_rounded_float32_one(any_mode, name, dtype):
+def test_gradient_in_half_precision_is_the_rounded_float32_one(backend, any_mode, name, dtype):
     t = Tensor(np.linspace(-40, 40, 801).astype(np.float32)).astype(dtype)
     got = ms.grad(create_estimator(name))(t)
     assert got.dtype == dtype
@@ -202,18 +202,18 @@ def test_keeps_any_shape(any_mode, name):
         assert create_estimator(name)(Tensor(np.ones(shape, np.float32))).shape == shape
 
 
-def test_fda_follows_omega_and_n(mode):
+def test_fda_follows_omega_and_n(backend, mode):
     t = points()
     for omega, n in ((0.5, 4), (0.1, 0)):
         got = gradient(create_estimator("fda", omega=omega, n=n), t)
         np.testing.assert_allclose(got, oracles.fourier(t, n, omega), atol=1e-5 * oracles.peak(n, omega))
 
 
-def test_fda_has_no_bound_unless_asked(mode):
+def test_fda_has_no_bound_unless_asked(backend, mode):
     assert gradient(create_estimator("fda"), np.array([10 * np.pi], np.float32)) < -0.99 * oracles.peak(9)
 
 
-def test_fda_clip_zeroes_the_gradient_beyond_the_bound(mode):
+def test_fda_clip_zeroes_the_gradient_beyond_the_bound(backend, mode):
     bound = np.float32(1.5)
     inside = np.array([0, bound, -bound, np.nextafter(bound, np.float32(0))], np.float32)
     outside = np.array([np.nextafter(bound, np.float32(2)), -2, 31.4, 1e30, np.inf, -np.inf], np.float32)
@@ -225,11 +225,11 @@ def test_fda_clip_zeroes_the_gradient_beyond_the_bound(mode):
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_nan_gives_a_nan_gradient(mode, clip):
+def test_nan_gives_a_nan_gradient(backend, mode, clip):
     assert np.isnan(gradient(create_estimator("fda", clip=clip), np.array([np.nan], np.float32))).all()
 
 
-def test_infinity_gives_no_finite_gradient_without_clip(mode):
+def test_infinity_gives_no_finite_gradient_without_clip(backend, mode):
     assert not np.isfinite(gradient(create_estimator("fda"), np.array([np.inf, -np.inf], np.float32))).any()
 
 

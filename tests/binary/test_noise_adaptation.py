@@ -9,6 +9,8 @@ from src.binary import AnnealedNoise, Binarization, NoiseAdaptation, create_esti
 from src.training.step import TrainStep
 from tests.helpers import oracles
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 ETA = {
     "sine": (lambda t: 0.1 * np.sin(t), lambda t: 0.1 * np.cos(t)),
     "linear": (lambda t: 0.1 * t, lambda t: np.full_like(t, 0.1)),

@@ -14,6 +14,8 @@ from src.binary.quantizers import WEIGHT_QUANTIZERS
 from tests.helpers import oracles
 from tests.helpers.networks import Weighted
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 SHAPE = (3, 4, 2, 2)
 scale_in_gradient_or_not = pytest.mark.parametrize("scale_in_gradient", [False, True])
 
