@@ -89,6 +89,8 @@ class AnnealedNoise(NoAutoCast):
         alpha (float): the value until a schedule is attached; 0.1 as in the public re-implementation.
         in_forward (bool): True: Eq. 14. False: the paper's Algorithm 1 as printed: forward is only `binary`, backward
             is that of Eq. 14.
+
+    Inputs: binary = sign(t), with the gradient of an estimator; t. Outputs: the shape of t.
     """
 
     def __init__(self, adaptation: NoiseAdaptation, alpha: float = 0.1, in_forward: bool = True):

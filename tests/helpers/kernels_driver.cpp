@@ -46,7 +46,7 @@ int main() {
                             failed += call(conv3x3_data_gradient, {x, z, {outputs, 1, 1}, y, x}) != 0;
                             failed += call(conv3x3_weight_gradient, {x, z, one, y, z}) != 0;
                             const Sizes w1 = {channels, outputs}, w2 = {outputs, channels};
-                            failed += call(noise, {x, w1, w2, {}, {2}, x, x}) != 0;
+                            failed += call(noise, {x, w1, w2, {}, {2}, x}) != 0;
                             failed += call(noise_gradient, {x, w1, w2, {}, {2}, x, x, w1, w2}) != 0;
                             const Sizes c = {channels};
                             failed += call(slope_norm, {x, one, c, c, one, x, c, c}) != 0;

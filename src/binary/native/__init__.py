@@ -62,7 +62,9 @@ class Convolution(nn.Cell):
 
 
 class Noise(nn.Cell):
-    """binary + alpha e(t) of Eq. 13 and 14 and its gradients, by noise.cpp. float32.
+    """binary + alpha e(t) of Eq. 13 and 14 with binary = sign(t), and its gradients, by noise.cpp. float32.
+
+    The kernel computes the sign itself. So in a graph `binary` only takes its gradient, and is not computed.
 
     Args:
         eta (str): "none", "linear" or "sine".
@@ -80,7 +82,7 @@ class Noise(nn.Cell):
         self.gradients = Kernel("noise_gradient", lambda t, w1, w2, *others: (t, w1, w2), outputs=3)
 
     def construct(self, binary, t, w1, w2, alpha):
-        return self.forward(t, w1, w2, alpha, self.options, binary) if self.in_forward else binary
+        return self.forward(t, w1, w2, alpha, self.options) if self.in_forward else binary
 
     def bprop(self, binary, t, w1, w2, alpha, out, dout):
         by_t, by_w1, by_w2 = self.gradients(t, w1, w2, alpha, self.options, dout)
