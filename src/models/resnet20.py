@@ -20,11 +20,15 @@ class PaddedShortcut(nn.Cell):
         super().__init__()
         # A 1x1 pool picks the same elements as the slice. The slice's gradient fails in PyNative mode on CPU.
         self.subsample = nn.AvgPool2d(kernel_size=1, stride=2)
-        added = (out_channels - in_channels) // 2
-        self.pad = nn.Pad(((0, 0), (added, added), (0, 0), (0, 0)))
+        self.added = (out_channels - in_channels) // 2
+        self.pad = nn.Pad(((0, 0), (self.added, self.added), (0, 0), (0, 0)))
 
     def construct(self, x):
-        return self.pad(self.subsample(x))
+        x = self.subsample(x)
+        if not self.training:
+            return self.pad(x)  # every export format has it
+        zeros = ops.zeros((x.shape[0], self.added, *x.shape[2:]), x.dtype)
+        return ops.cat((zeros, x, zeros), 1)  # on CPU 20 times as fast
 
 
 class Block(nn.Cell):
