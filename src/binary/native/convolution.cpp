@@ -7,13 +7,12 @@
 // odd columns are planes of their own, so that the positions of a vector are always next to each other.
 //
 // Forward (and data gradient: the same with turned weights): 8 positions of a row are a vector. The sums of 8 output
-// channels stay in registers while channels and taps pass by: one load of x for 8 multiply-adds.
+// channels stay in registers while channels and taps pass by: one load of x for 8 multiply-adds. With two vectors GCC
+// loads both again for each use, which was slower.
 //
-// Weight gradient: 8 output channels are a vector. Their sums for the 9 taps of an input channel stay in registers
-// while positions pass by: one load of the gradient for 9 multiply-adds. The images are divided into parts, whose
+// Weight gradient: 8 output channels are a vector. The sums of 2 such vectors, 2 input channels and the 3 taps of a row
+// stay in registers while positions pass by: 8 loads for 12 multiply-adds. The images are divided into parts, whose
 // sums are added in their order: so a result does not depend on the threads.
-//
-// More sums at a time need fewer loads, but then the compiler keeps some of them in memory, which was slower.
 
 #include <algorithm>
 #include <memory>
@@ -143,28 +142,59 @@ struct Arguments {
     }
 };
 
-// Add to `result` (outputs, channels, 9) the weight gradient of some images. `by_y`: their gradients in blocks of LANES
-// output channels, (images, blocks, H', W', LANES).
-void add_weight_gradient(const Planes *planes, const float *by_y, int64_t count, const Shape &y, float *result) {
-    const int64_t channels = planes->channels, blocks = (y.channels + LANES - 1) / LANES;
-    const int64_t offsets[3] = {planes->offset(0), planes->offset(1), planes->offset(2)};
-    for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t c = 0; c < channels; ++c) {
-            Vector total[9] = {};
-            for (int64_t n = 0; n < count; ++n)
-                for (int64_t h = 0; h < y.height; ++h) {
-                    const float *line = planes[n].at(c, h * planes->stride);
-                    const float *by = by_y + ((n * blocks + block) * y.plane() + h * y.width) * LANES;
-                    for (int64_t w = 0; w < y.width; ++w, ++line, by += LANES) {
-                        const Vector g = load(by);
-                        for (int i = 0; i < 3; ++i)
-                            for (int j = 0; j < 3; ++j) total[i * 3 + j] += line[i * planes->row + offsets[j]] * g;
-                    }
+// What a sum of the weight gradient runs over: planes and gradients of some images. `by_y`: in blocks of LANES output
+// channels, (images, blocks, H', W', LANES).
+struct Images {
+    const Planes *planes;
+    const float *by_y;
+    int64_t count;
+    Shape y;
+    int64_t blocks() const { return (y.channels + LANES - 1) / LANES; }
+};
+
+// Add to `result` (outputs, channels, 9) the sums of some blocks, from `block` on, and input channels, from `c` on.
+template <int BLOCKS, int CHANNELS>
+void add_sums(const Images &images, int64_t block, int64_t c, float *result) {
+    const Shape &y = images.y;
+    const int64_t channels = images.planes->channels, by_channel = images.planes->rows * images.planes->row;
+    const int64_t by_block = y.plane() * LANES;
+    const int64_t offsets[3] = {images.planes->offset(0), images.planes->offset(1), images.planes->offset(2)};
+    for (int i = 0; i < 3; ++i) {
+        Vector total[BLOCKS][CHANNELS][3] = {};
+        for (int64_t n = 0; n < images.count; ++n)
+            for (int64_t h = 0; h < y.height; ++h) {
+                const float *line = images.planes[n].at(c, h * images.planes->stride + i);
+                const float *by = images.by_y + (n * images.blocks() + block) * by_block + h * y.width * LANES;
+                for (int64_t w = 0; w < y.width; ++w, ++line, by += LANES) {
+                    Vector g[BLOCKS];
+                    for (int b = 0; b < BLOCKS; ++b) g[b] = load(by + b * by_block);
+                    for (int d = 0; d < CHANNELS; ++d)
+                        for (int j = 0; j < 3; ++j) {
+                            const float x = line[d * by_channel + offsets[j]];
+                            for (int b = 0; b < BLOCKS; ++b) total[b][d][j] += x * g[b];
+                        }
                 }
-            for (int64_t k = 0; k < std::min<int64_t>(LANES, y.channels - block * LANES); ++k)
-                for (int tap = 0; tap < 9; ++tap)
-                    result[((block * LANES + k) * channels + c) * 9 + tap] += total[tap][k];
-        }
+            }
+        for (int b = 0; b < BLOCKS; ++b)
+            for (int64_t k = 0; k < std::min<int64_t>(LANES, y.channels - (block + b) * LANES); ++k)
+                for (int d = 0; d < CHANNELS; ++d)
+                    for (int j = 0; j < 3; ++j)
+                        result[(((block + b) * LANES + k) * channels + c + d) * 9 + i * 3 + j] += total[b][d][j][k];
+    }
+}
+
+template <int BLOCKS>
+void add_blocks(const Images &images, int64_t block, float *result) {
+    int64_t c = 0;
+    for (; c + 2 <= images.planes->channels; c += 2) add_sums<BLOCKS, 2>(images, block, c, result);
+    if (c < images.planes->channels) add_sums<BLOCKS, 1>(images, block, c, result);
+}
+
+// Add to `result` (outputs, channels, 9) the weight gradient of the images.
+void add_weight_gradient(const Images &images, float *result) {
+    int64_t block = 0;
+    for (; block + 2 <= images.blocks(); block += 2) add_blocks<2>(images, block, result);
+    if (block < images.blocks()) add_blocks<1>(images, block, result);
 }
 
 }  // namespace
@@ -276,7 +306,7 @@ extern "C" int conv3x3_weight_gradient(int count, void **arrays, int *ranks, int
                         for (int64_t i = 0; i < y.plane(); ++i) to[i * LANES] = *image++;
                     }
                 }
-                add_weight_gradient(planes.data(), by.data(), now, y, partial.data() + part * size);
+                add_weight_gradient({planes.data(), by.data(), now, y}, partial.data() + part * size);
             }
         }
     }

@@ -47,8 +47,8 @@ struct Arguments {
     }
 };
 
-// to[k] = sum_c x_c matrix[c, k] at `count` positions, `to` with PIECE values for each k. `x`: the first position of the
-// first channel. The matrix has a step from channel to channel, and one from k to k.
+// to[k] = sum_c x_c matrix[c, k] at `count` positions, `to` with PIECE values for each k. `x`: the first position of
+// the first channel. The matrix has a step from channel to channel, and one from k to k.
 void project(const Arguments &a, const float *x, int64_t count, const float *matrix, int64_t by_channel, int64_t by_k,
              float *to) {
     std::fill(to, to + a.hidden * PIECE, 0.0f);
