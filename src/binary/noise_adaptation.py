@@ -103,17 +103,8 @@ class AnnealedNoise(NoAutoCast):
 
     def construct(self, binary, t):
         if self.kernels is not None and t.dtype == ms.float32:
-            w1, w2 = self.adaptation.w1, self.adaptation.w2
-            if t.ndim == 4:
-                return self.kernels(binary, t, w1, w2, self.alpha())
-            result = self.kernels(_as_positions(binary), _as_positions(t), w1, w2, self.alpha())
-            return ops.transpose(ops.reshape(result, t.shape[::-1]), (1, 0))
+            return self.kernels(binary, t, self.adaptation.w1, self.adaptation.w2, self.alpha())
         noise = ops.cast(self.alpha(), t.dtype) * self.adaptation(t)
         if not self.in_forward:
             noise = noise - ops.stop_gradient(noise)
         return binary + noise
-
-
-def _as_positions(rows):
-    """(rows, d) as (1, d, rows, 1): what the kernel takes."""
-    return ops.reshape(ops.transpose(rows, (1, 0)), (1, *rows.shape[::-1], 1))

@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import nn, ops
 from mindspore.dataset import Dataset as Pipeline
 
-from .step import StepResult, TrainStep, global_norm
+from .step import StepResult, TrainStep
 
 NON_FINITE = (None, "loss", "gradient")  # indexed by the last of the totals
 
@@ -38,7 +38,8 @@ class SunkSteps(nn.Cell):
         self.step = step
 
     def construct(self, images, labels, totals):
-        loss, gradients, finite = self.step.backward(images, labels)
+        loss, gradients, norm = self.step.backward(images, labels)
+        finite = ops.isfinite(norm)
         running = totals[4] == 0
         number = ops.isfinite(loss)
         applied = ops.logical_and(running, ops.logical_and(finite, number))
@@ -54,7 +55,7 @@ class SunkSteps(nn.Cell):
         zero = ops.zeros_like(loss)
         news = (
             ops.select(applied, loss, zero),
-            ops.select(applied, global_norm(gradients), zero),
+            ops.select(applied, norm, zero),
             ops.cast(applied, ms.float32),
             ops.cast(skipped, ms.float32),
             ops.cast(breaks, ms.float32) * (1.0 + ops.cast(number, ms.float32)),

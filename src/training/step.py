@@ -50,7 +50,7 @@ class TrainStep(nn.Cell):
         images (N, C, H, W), labels int32 (N,).
 
     Outputs:
-        loss float32 (), the gradients' global L2 norm float32 (), whether all gradients are finite bool ().
+        loss float32 (), the gradients' global L2 norm float32 (), whether that is finite bool ().
     """
 
     def __init__(
@@ -77,28 +77,29 @@ class TrainStep(nn.Cell):
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def backward(self, images, labels):
-        """Return loss, gradients averaged over the workers and unscaled, and whether all gradients are finite."""
+        """Return loss, gradients averaged over the workers and unscaled, and their global L2 norm."""
         loss, gradients = self.value_and_grad(images, labels)
         if self.average is not None:
             gradients = self.average(gradients)
         if self.scaler is not None:
             loss = self.scaler.unscale(loss)
             gradients = self.scaler.unscale(gradients)
-        return loss, gradients, amp.all_finite(gradients)
+        return loss, gradients, global_norm(gradients)
 
     def construct(self, images, labels):
-        loss, gradients, finite = self.backward(images, labels)
+        loss, gradients, norm = self.backward(images, labels)
+        finite = ops.isfinite(norm)
         if self.scaler is None:
             self.optimizer(gradients)
         else:
             if finite:
                 self.optimizer(gradients)
             self.scaler.adjust(finite)
-        return loss, global_norm(gradients), finite
+        return loss, norm, finite
 
 
 def global_norm(gradients):
-    """Return the L2 norm of all gradients together, float32 ()."""
+    """The L2 norm of all gradients together, float32 (). It is finite if they all are, and below 1e19."""
     total = 0.0
     for gradient in gradients:
         total = total + ops.square(ops.cast(gradient, ms.float32)).sum()

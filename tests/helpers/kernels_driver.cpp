@@ -47,6 +47,9 @@ int main() {
                             failed += call(conv3x3_weight_gradient, {x, z, one, y, z}) != 0;
                             const Sizes w1 = {channels, outputs}, w2 = {outputs, channels};
                             failed += call(noise, {x, w1, w2, {}, {2}, x}) != 0;
+                            const Sizes rows = {height, channels};
+                            failed += call(noise, {rows, w1, w2, {}, {2}, rows}) != 0;
+                            failed += call(noise_gradient, {rows, w1, w2, {}, {2}, rows, rows, w1, w2}) != 0;
                             failed += call(noise_gradient, {x, w1, w2, {}, {2}, x, x, w1, w2}) != 0;
                             const Sizes c = {channels};
                             failed += call(slope_norm, {x, one, c, c, one, x, c, c}) != 0;

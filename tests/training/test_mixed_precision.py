@@ -30,7 +30,7 @@ class Watch(Callback):
 
 
 def trainer_of(level: str, watch: Watch) -> Trainer:
-    """An epoch of 8 steps of digits."""
+    """An epoch of 12 steps of digits."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(0)
     changes = {
@@ -39,8 +39,8 @@ def trainer_of(level: str, watch: Watch) -> Trainer:
         "scheduler.name": "constant",
         "schedules.n.setting": 1,  # a fresh network's gradients grow with n, and overflow
         "train.epochs": 1,
-        "train.steps_per_epoch": 8,
-        "train.save_every_steps": 4,
+        "train.steps_per_epoch": 12,
+        "train.save_every_steps": 6,
     }
     config = load_config(processes.ROOT / "configs/digits.yaml", changes)
     return Trainer(experiment.build(config, Worker()), [watch])

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 
 from ... import native_build
+from ..amp import NoAutoCast
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 SWITCH = "BNN_NATIVE"  # the environment variable; 0: plain operations
@@ -30,7 +31,7 @@ class Kernel(ops.Custom):
         return self
 
 
-class Convolution(nn.Cell):
+class Convolution(NoAutoCast):
     """y = scale * conv(x, z), 3x3 with a padding of 1, and its gradients, by convolution.cpp. float32.
 
     Args:
@@ -61,7 +62,7 @@ class Convolution(nn.Cell):
         return self.weight_gradient(x, z, scale, dout)
 
 
-class Noise(nn.Cell):
+class Noise(NoAutoCast):
     """binary + alpha e(t) of Eq. 13 and 14 with binary = sign(t), and its gradients, by noise.cpp. float32.
 
     The kernel computes the sign itself. So in a graph `binary` only takes its gradient, and is not computed.
@@ -71,7 +72,8 @@ class Noise(nn.Cell):
         amplitude (float): a.
         in_forward (bool): False: the result is only `binary`; the gradients are the same.
 
-    Inputs: binary and t (N, C, H, W), w1 (C, hidden), w2 (hidden, C), alpha with one value. Outputs: the shape of t.
+    Inputs: binary and t (N, C, H, W) or (rows, C), w1 (C, hidden), w2 (hidden, C), alpha with one value.
+    Outputs: the shape of t.
     """
 
     def __init__(self, eta: str, amplitude: float, in_forward: bool):
@@ -89,7 +91,7 @@ class Noise(nn.Cell):
         return dout, by_t, by_w1, by_w2, ops.zeros_like(alpha)
 
 
-class SlopeNorm(nn.Cell):
+class SlopeNorm(NoAutoCast):
     """Batch norm with the batch's statistics of x > 0 ? x : a x, and its gradients, by norm.cpp. float32.
 
     Args:
@@ -123,7 +125,7 @@ def slope_norm(eps: float) -> SlopeNorm | None:
 
 
 def noise(eta: str, amplitude: float, in_forward: bool) -> Noise | None:
-    """The kernels of the noise on positions, or None."""
+    """The kernels of the noise, or None."""
     return Noise(eta, amplitude, in_forward) if _why_not() is None else None
 
 

@@ -30,14 +30,17 @@ inline float sine(float t, int quarters) {
 
 struct Arguments {
     int64_t images, channels, plane, hidden;
-    const float *t, *w1, *w2;  // (N, C, H, W), (C, hidden), (hidden, C)
+    const float *t, *w1, *w2;  // (N, C, H, W) or (rows, C), (C, hidden), (hidden, C)
     float alpha, amplitude;
     Eta kind;
+    bool rows;  // t is (rows, C): as the positions of one image
 
     // Inputs 0 to 4: t, W1, W2, alpha (1 value), and 2 values: a and the kind of eta.
     bool read(void **arrays, const int *ranks, int64_t *const *shapes) {
-        if (ranks[0] != 4 || ranks[1] != 2 || ranks[2] != 2) return false;
-        images = shapes[0][0], channels = shapes[0][1], plane = shapes[0][2] * shapes[0][3], hidden = shapes[1][1];
+        if ((ranks[0] != 4 && ranks[0] != 2) || ranks[1] != 2 || ranks[2] != 2) return false;
+        const int64_t *size = shapes[0];
+        rows = ranks[0] == 2, channels = size[1], hidden = shapes[1][1];
+        images = rows ? 1 : size[0], plane = rows ? size[0] : size[2] * size[3];
         if (shapes[1][0] != channels || shapes[2][0] != hidden || shapes[2][1] != channels) return false;
         if (elements(ranks[3], shapes[3]) != 1 || elements(ranks[4], shapes[4]) != 2) return false;
         const auto array = [&](int number) { return static_cast<const float *>(arrays[number]); };
@@ -46,6 +49,27 @@ struct Arguments {
         return true;
     }
 };
+
+// Rows and columns change places.
+void transpose(const float *from, int64_t rows, int64_t columns, float *to) {
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t column = 0; column < columns; ++column) to[column * rows + row] = *from++;
+}
+
+// Values in the shape of t, as (N, C, positions): a copy if they are rows.
+const float *by_channel(const Arguments &a, const float *values, std::vector<float> &copy) {
+    if (!a.rows) return values;
+    copy.resize(a.channels * a.plane);
+    transpose(values, a.plane, a.channels, copy.data());
+    return copy.data();
+}
+
+// Where a result in the shape of t is written as (N, C, positions): a buffer if it will be rows.
+float *by_channel(const Arguments &a, float *result, std::vector<float> &buffer) {
+    if (!a.rows) return result;
+    buffer.resize(a.channels * a.plane);
+    return buffer.data();
+}
 
 // to[k] = sum_c x_c matrix[c, k] at `count` positions, `to` with PIECE values for each k. `x`: the first position of
 // the first channel. The matrix has a step from channel to channel, and one from k to k.
@@ -84,7 +108,9 @@ extern "C" int noise(int count, void **arrays, int *ranks, int64_t **shapes, con
     Arguments a;
     if (count != 6 || !all_float32(count, types) || !a.read(arrays, ranks, shapes)) return BAD_ARGUMENTS;
     if (!same_shape(ranks, shapes, 0, 5)) return BAD_ARGUMENTS;
-    float *result = static_cast<float *>(arrays[5]);
+    std::vector<float> t_copy, buffer;
+    a.t = by_channel(a, a.t, t_copy);
+    float *result = by_channel(a, static_cast<float *>(arrays[5]), buffer);
 #pragma omp parallel
     {
         std::vector<float> hidden(a.hidden * PIECE), e(PIECE);
@@ -109,6 +135,7 @@ extern "C" int noise(int count, void **arrays, int *ranks, int64_t **shapes, con
                 }
             }
     }
+    if (a.rows) transpose(result, a.channels, a.plane, static_cast<float *>(arrays[5]));
     return 0;
 }
 
@@ -120,8 +147,10 @@ extern "C" int noise_gradient(int count, void **arrays, int *ranks, int64_t **sh
     if (!same_shape(ranks, shapes, 0, 5) || !same_shape(ranks, shapes, 0, 6) || !same_shape(ranks, shapes, 1, 7) ||
         !same_shape(ranks, shapes, 2, 8))
         return BAD_ARGUMENTS;
-    const float *dout = static_cast<float *>(arrays[5]);
-    float *by_t = static_cast<float *>(arrays[6]);
+    std::vector<float> t_copy, dout_copy, buffer;
+    a.t = by_channel(a, a.t, t_copy);
+    const float *dout = by_channel(a, static_cast<const float *>(arrays[5]), dout_copy);
+    float *by_t = by_channel(a, static_cast<float *>(arrays[6]), buffer);
     const int64_t size = a.channels * a.plane, matrix = a.channels * a.hidden;
     const int64_t parts = std::min(MAX_PARTS, a.images);
     std::vector<double> total(parts * 2 * matrix);  // for each part W1 (C, hidden), then W2 (hidden, C)
@@ -158,6 +187,7 @@ extern "C" int noise_gradient(int count, void **arrays, int *ranks, int64_t **sh
                     }
                 }
     }
+    if (a.rows) transpose(by_t, a.channels, a.plane, static_cast<float *>(arrays[6]));
     for (int64_t i = 0; i < 2 * matrix; ++i) {
         double sum = 0;
         for (int64_t part = 0; part < parts; ++part) sum += total[part * 2 * matrix + i];
