@@ -321,7 +321,7 @@ def test_a_worker_answers_until_it_ends(tmp_path):
             worker.ask("double", x=1)
 
 
-@pytest.mark.parametrize("name", ["distributed", "operations", "scaling_model", "training_step"])
+@pytest.mark.parametrize("name", ["distributed", "kernels", "operations", "scaling_model", "training_step"])
 def test_help_of_a_benchmark_imports_no_mindspore(name, tmp_path):
     (tmp_path / "mindspore.py").write_text("raise ImportError('MindSpore is imported')")
     done = subprocess.run(

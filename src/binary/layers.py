@@ -277,7 +277,8 @@ class SlopeThenNorm(NoAutoCast):
     """norm(slope(x)) for the slope and the batch norm of a block, which owns them and hands them over.
 
     On CPU a kernel computes both in one, in training and in evaluation, if the slope is a `SharedSlopePReLU`, the norm
-    is an `nn.BatchNorm2d` and x is float32. Everything else is computed by the two cells.
+    is an `nn.BatchNorm2d` and x is float32. Everything else is computed by the two cells, and so is PyNative mode, where
+    hooks of the two cells are called.
 
     Args:
         eps (float): that of the norm.
@@ -288,6 +289,9 @@ class SlopeThenNorm(NoAutoCast):
     def __init__(self, eps: float = 1e-5):
         super().__init__()
         self.kernels = native and native.slope_norm(eps)
+
+    def __call__(self, x, slope, norm):
+        return norm(slope(x))  # in PyNative mode: a graph is made from `construct`
 
     def construct(self, x, slope, norm):
         fits = isinstance(slope, SharedSlopePReLU) and isinstance(norm, nn.BatchNorm2d) and x.dtype == ms.float32
