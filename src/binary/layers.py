@@ -277,8 +277,8 @@ class SlopeThenNorm(NoAutoCast):
     """norm(slope(x)) for the slope and the batch norm of a block, which owns them and hands them over.
 
     On CPU a kernel computes both in one, in training and in evaluation, if the slope is a `SharedSlopePReLU`, the norm
-    is an `nn.BatchNorm2d` and x is float32. Everything else is computed by the two cells, and so is PyNative mode, where
-    hooks of the two cells are called.
+    is an `nn.BatchNorm2d` and x is float32. Everything else is computed by the two cells, as is everything in PyNative
+    mode, where their hooks are called.
 
     Args:
         eps (float): that of the norm.
