@@ -345,6 +345,6 @@ def test_a_training_step_is_measured(tmp_path):
     missing = {key for key, value in values.items() if value is None}
     assert missing <= {key for key in KEYS if re.search("torch|_over_start|native", key)}
     assert values["train_compilations"] == 1
-    counted = dict(re.findall(r"^\| (.*) \| (\d+) \|$", done.stdout, re.MULTILINE))
+    counted = dict(re.findall(r"^\| ([^|]*) \| (\d+) \|$", done.stdout, re.MULTILINE))
     assert 0 < int(counted[STE]) < int(counted[FDA]) < int(counted[NOISE])
     assert set(BINARY) == set(counted)
