@@ -213,7 +213,10 @@ def assert_same_results(one: nn.Cell, other: nn.Cell, x: np.ndarray) -> None:
         by_x, by_parameters = gradient(Tensor(x), Tensor(random(x.shape, 2).astype(x.dtype)))
         trained = cell(Tensor(x))
         statistics = list(cell.get_parameters())
-        results.append([trained, by_x, *by_parameters, *statistics, cell.set_train(False)(Tensor(x))])
+        evaluated = cell.set_train(False)(Tensor(x))
+        gradient = ms.grad(Weighted(cell).set_train(False), 0, cell.trainable_params())
+        by_x_then, by_parameters_then = gradient(Tensor(x), Tensor(random(x.shape, 2).astype(x.dtype)))
+        results.append([trained, by_x, *by_parameters, *statistics, evaluated, by_x_then, *by_parameters_then])
     for got, expected in zip(*results, strict=True):
         assert got.dtype == expected.dtype
         got, expected = got.asnumpy(), expected.asnumpy()

@@ -106,7 +106,7 @@ class SlopeNorm(NoAutoCast):
         self.eps = ms.Tensor([eps], ms.float32)
         self.forward = Kernel("slope_norm", lambda x, a, gamma, *others: (x, gamma, gamma), outputs=3)
         self.gradients = Kernel("slope_norm_gradient", lambda x, a, gamma, *others: (x, a, gamma, gamma), outputs=4)
-        self.evaluation = Kernel("slope_norm_evaluation", lambda x, *others: x)
+        self.evaluate = SlopeNormEvaluation(eps)
 
     def construct(self, x, a, gamma, beta):
         return self.forward(x, a, gamma, beta, self.eps)
@@ -114,9 +114,30 @@ class SlopeNorm(NoAutoCast):
     def bprop(self, x, a, gamma, beta, out, dout):
         return self.gradients(x, a, gamma, out[1], out[2], self.eps, dout[0])
 
-    def evaluate(self, x, a, gamma, beta, mean, variance):
-        """The same with given statistics: y only."""
-        return self.evaluation(x, a, gamma, beta, mean, variance, self.eps)
+
+class SlopeNormEvaluation(NoAutoCast):
+    """The same with given mean and variance (C,), which get no gradient: y only."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = ms.Tensor([eps], ms.float32)
+        self.forward = Kernel("slope_norm_evaluation", lambda x, *others: x)
+
+    def construct(self, x, a, gamma, beta, mean, variance):
+        return self.forward(x, a, gamma, beta, mean, variance, self.eps)
+
+    def bprop(self, x, a, gamma, beta, mean, variance, out, dout):  # rare: plain operations
+        def by_channel(values):
+            return ops.reshape(values, (1, -1, 1, 1))
+
+        positive = ops.cast(x > 0, ms.float32)
+        derivative = positive + (1 - positive) * a
+        inverse = 1 / ops.sqrt(variance + self.eps)
+        by_r = dout * by_channel(gamma * inverse)
+        normalized = (x * derivative - by_channel(mean)) * by_channel(inverse)
+        by_a = ops.reshape((by_r * x * (1 - positive)).sum(), (1,))
+        by_gamma, by_beta = (dout * normalized).sum((0, 2, 3)), dout.sum((0, 2, 3))
+        return by_r * derivative, by_a, by_gamma, by_beta, ops.zeros_like(mean), ops.zeros_like(variance)
 
 
 def slope_norm(eps: float) -> SlopeNorm | None:
