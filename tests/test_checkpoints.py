@@ -545,6 +545,7 @@ for spare in (2**25, 150 * 2**20):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + spare, resource.RLIM_INFINITY))
     code = cli.run(lambda argv: checkpoints.read(argv[0]) and 0, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)  # MindSpore starts a thread as it ends
 sys.exit(code)
 """
 
