@@ -1,11 +1,12 @@
 """Export a checkpoint for inference: weights binarized to constants, no noise modules, nothing trainable.
 
-    python export.py --checkpoint runs/latest/best.ckpt                                MINDIR and ONNX, any batch size
+    python export.py --checkpoint runs/latest/best.ckpt                        MINDIR, ONNX and OPENVINO, any batch size
     python export.py --checkpoint FILE --file_format ONNX --batch_size 1 --output exports/resnet20
 
-Each file is read back by its own runtime (MindSpore, onnxruntime) and compared with the network on 500 images; a file
-that does not agree is deleted. A JSON next to it gives layout, size, mean, std and class names. AIR needs an Ascend
-host; ALL is every format that this host can write.
+OPENVINO files hold binary weights in 1 bit; MINDIR and ONNX hold them as float32. Each file is read back by its own
+runtime (MindSpore, onnxruntime, OpenVINO) and compared with the network on 500 images; a file that does not agree is
+deleted. A JSON next to it says how images are prepared, and names the classes. AIR needs an Ascend host; ALL is every
+format that this host can write.
 """
 
 import sys
@@ -22,6 +23,7 @@ with cli.explain_missing_packages():
     from src.errors import UserError
     from src.files import require_writable
 
+FLOAT_WEIGHTS = ("float32", "float16")
 MAX_BATCH = 1024  # the file is tried with one such batch
 USED_KEYS = ("data.name", "data.path", "data.image_size", "network", "runtime.device_target")
 SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target"}
@@ -35,6 +37,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--batch_size", default="dynamic", metavar="N|dynamic", help="images per call; default: dynamic"
+    )
+    parser.add_argument(
+        "--float_weights",
+        choices=FLOAT_WEIGHTS,
+        default=FLOAT_WEIGHTS[0],
+        help=f"weights of full-precision layers in OPENVINO files; default: {FLOAT_WEIGHTS[0]}",
     )
     parser.add_argument(
         "--output",
@@ -57,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
     cli.require_checkpoint(checkpoint)
     batch_size = parse_batch_size(arguments.batch_size)
     file_formats = formats.select(arguments.file_format, config.runtime.device_target, batch_size)
+    if arguments.float_weights != FLOAT_WEIGHTS[0] and file_formats != ["OPENVINO"]:
+        raise UserError(f"--float_weights {arguments.float_weights} goes with --file_format OPENVINO only")
     output = Path(arguments.output) if arguments.output else checkpoint.with_suffix("")
     require_writable(output.parent)
     runtime.prepare_environment()
@@ -68,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
             "file_format": file_format,
             "batch_size": batch_size,
             "output": str(output),
+            "float_weights": arguments.float_weights,
         }
         exit_code = run_export_job(request, arguments.traceback)
         if exit_code:

@@ -19,8 +19,9 @@ from .. import checkpoints, cli, experiment, runtime
 from ..config import Config, load_config
 from ..data import open_dataset
 from ..errors import UserError
-from ..files import make_folder, write_atomically, write_text
+from ..files import make_folder, write_atomically
 from ..preprocessing import Preprocessing, find_preprocessing
+from .description import Description, Input, Output, Resize, path_of, sha256
 from .formats import FORMATS
 from .freeze import freeze
 from .verification import compare
@@ -36,6 +37,7 @@ def run(
     file_format: str,
     batch_size: int | None,
     output: str,
+    float_weights: str = "float32",
 ) -> None:
     """Export a checkpoint to `output` plus suffix, write its description next to it and print the comparison.
 
@@ -44,6 +46,8 @@ def run(
         num_classes: None: those of the data set.
         file_format: a name in `FORMATS`.
         batch_size: None: dynamic.
+        float_weights: "float16": round the weights of full-precision layers to float16, and print the accuracy before
+            and after if the test set is there.
 
     Raises:
         UserError: the checkpoint cannot be read, the format cannot be written, or the file does not agree with the
@@ -53,24 +57,46 @@ def run(
     config = load_config(checkpoints.network_config(trained), overrides)
     require_data_set_of(trained, config)
     runtime.start(config.runtime.device_target, "graph", config.seed)
-    network = freeze(experiment.trained_network(config, trained, num_classes))
     preprocessing = experiment.preprocessing_of(config, trained)
-    target = Path(output + FORMATS[file_format].suffix)
+    network = freeze(experiment.trained_network(config, trained, num_classes))
+    if float_weights == "float16":
+        before = accuracy(network, config)
+        round_to_float16(network)
+        if before is not None:
+            print(f"top-1 with float32 weights {before:.2%}, with float16 weights {accuracy(network, config):.2%}")
+    written = FORMATS[file_format]
+    target = Path(output + written.suffix)
     shape = (3, preprocessing.size, preprocessing.size)
-    if target.is_dir():
-        raise UserError(f"cannot write {target}: it is a folder; choose another --output")
+    for path in written.files(target):
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder; choose another --output")
     make_folder(target.parent)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             unverified = Path(folder) / target.name
-            FORMATS[file_format].export(network, shape, batch_size, unverified)
+            remark = written.export(network, shape, batch_size, unverified)
             verified = verify(network, config, file_format, batch_size, unverified)
-            write_atomically(target, lambda partial: os.replace(unverified, partial))
+            new = written.files(unverified)
+            classes = num_classes or len(preprocessing.classes)
+            description = describe(config, preprocessing, classes, file_format, batch_size, new)
+            path_of(target).unlink(missing_ok=True)  # until the last file is there, no description is better than another
+            for path, final in zip(new, written.files(target), strict=True):
+                write_atomically(final, lambda partial, path=path: os.replace(path, partial))
+            description.write(target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    description = describe(config, preprocessing, file_format, batch_size, target.name)
-    write_text(target.with_name(target.name + ".json"), json.dumps(description, indent=2))
-    print(f"{target}: {target.stat().st_size / 1024:.0f} KiB; {verified}")
+    size = sum(path.stat().st_size for path in written.files(target))
+    print(f"{target}: {size / 1024:.0f} KiB; {verified}{f'; {remark}' if remark else ''}")
+
+
+def accuracy(network: nn.Cell, config: Config) -> float | None:
+    """Top-1 on the test set of the config, in [0, 1]; None if it is not there."""
+    try:
+        test_set = experiment.build_data(config, splits=("test",))
+    except UserError:
+        return None
+    right = [network(images).asnumpy().argmax(1) == labels.asnumpy() for images, labels in test_set.test()]
+    return float(np.concatenate(right).mean())
 
 
 def require_data_set_of(checkpoint: checkpoints.Checkpoint, config: Config) -> None:
@@ -121,23 +147,27 @@ def verification_images(config: Config) -> tuple[np.ndarray, str]:
 
 
 def describe(
-    config: Config, preprocessing: Preprocessing, file_format: str, batch_size: int | None, name: str
-) -> dict[str, Any]:
-    """Return all that a user of the file must know, as plain data."""
-    return {
-        "file": name,
-        "format": file_format,
-        "network": config.network.name,
-        "binary": config.network.binary,
-        "input": {
-            "name": "images",
-            "dtype": "float32",
-            "shape": [batch_size or "dynamic", 3, preprocessing.size, preprocessing.size],
-        },
-        "output": {"name": "logits", "dtype": "float32"},
-        "mindspore": ms.__version__,
-        "preprocessing": preprocessing.to_dict(),
-    }
+    config: Config,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    file_format: str,
+    batch_size: int | None,
+    files: list[Path],
+) -> Description:
+    """Return what the user of the files must know."""
+    size = preprocessing.size
+    return Description(
+        format=file_format,
+        network=config.network.name,
+        binary=config.network.binary,
+        dataset=config.data.name,
+        input=Input(batch_size=batch_size, shape=(3, size, size)),
+        output=Output(classes=num_classes),
+        resize=Resize(shorter_side=preprocessing.shorter_side or size),
+        preprocessing=preprocessing.to_dict(),
+        sha256={path.suffix: sha256(path) for path in files},
+        versions={"mindspore": ms.__version__},
+    )
 
 
 def main(argv: list[str]) -> int:

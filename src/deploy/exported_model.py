@@ -7,12 +7,25 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Trace:
+    """What a file computes for a batch of images.
+
+    `values` and `sums` have an entry for each layer that takes signs, by the name of its cell: the values before the
+    signs, and the product of the signs with the weight, which are integers if the weight is +1 and -1.
+    """
+
+    logits: np.ndarray
+    values: dict[str, np.ndarray]
+    sums: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class ExportedModel:
     """An exported file in its runtime.
 
-    `logits` maps images (N, C, H, W) to (N, K). `values_before_signs` maps images to the values before each sign, in
-    order; None if the runtime does not show them.
+    `logits` maps images (N, C, H, W) to (N, K). `trace` maps them to a `Trace`; None if the runtime does not show the
+    values inside.
     """
 
     logits: Callable[[np.ndarray], np.ndarray]
-    values_before_signs: Callable[[np.ndarray], list[np.ndarray]] | None = None
+    trace: Callable[[np.ndarray], Trace] | None = None

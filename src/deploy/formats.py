@@ -4,6 +4,7 @@ does."""
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from ..errors import UserError
@@ -15,14 +16,19 @@ ALL = "ALL"  # every format that can be written here
 class Format:
     """One export format.
 
-    `module`, in this folder, has `export(network, input_shape, batch_size, path)` and, if a runtime here can read the
-    file back, `load(path)`, which returns an `ExportedModel`.
+    `module`, in this folder, has `export(network, input_shape, batch_size, path)`, which may return a remark, and, if a
+    runtime here can read the file back, `load(path)`, which returns an `ExportedModel`.
     """
 
     module: str
     suffix: str
+    weights_suffix: str | None = None  # of a second file with the weights; None: there is one file
     device: str | None = None  # the only device target on which MindSpore writes it; None: any
     fixed_batch: bool = False  # whether it needs a batch size
+
+    def files(self, path: Path) -> list[Path]:
+        """The files of a model at `path`, the one that is opened last."""
+        return [*([path.with_suffix(self.weights_suffix)] if self.weights_suffix else []), path]
 
     @property
     def export(self) -> Callable:
@@ -42,6 +48,7 @@ class Format:
 FORMATS = {
     "MINDIR": Format("mindir", ".mindir"),
     "ONNX": Format("onnx", ".onnx"),
+    "OPENVINO": Format("openvino", ".xml", weights_suffix=".bin"),
     "AIR": Format("air", ".air", device="Ascend", fixed_batch=True),
 }
 

@@ -69,6 +69,17 @@ def freeze(network: nn.Cell) -> nn.Cell:
     return frozen.set_train(False)
 
 
+def round_to_float16(frozen: nn.Cell) -> None:
+    """Round the weights of convolutions and linear layers of a frozen network to values that float16 holds exactly.
+
+    Those of binary layers are +1 and -1. Vectors stay: biases, scales, slopes, batch norms.
+    """
+    for parameter in frozen.get_parameters():
+        if parameter.name.endswith("weight") and parameter.ndim >= 2:
+            values = parameter.asnumpy().astype(np.float16).astype(np.float32)
+            parameter.set_data(ms.Tensor(values))
+
+
 def replace(network: nn.Cell, kind: type, make) -> None:
     """Replace every cell of the given kind below `network` by `make(cell)`."""
     for name, child in list(network.name_cells().items()):

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from .exported_model import ExportedModel
+from .exported_model import ExportedModel, Trace
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -43,20 +43,42 @@ def export(network: "nn.Cell", input_shape: tuple[int, int, int], batch_size: in
 
 
 def load(path: Path) -> ExportedModel:
-    """Load an ONNX file into onnxruntime; the values before signs are what its Greater nodes compare."""
+    """Load an ONNX file into onnxruntime."""
 
     def session(content: bytes) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     model = onnx.load(str(path))
     plain = session(model.SerializeToString())
-    before_signs = [node.input[0] for node in model.graph.node if node.op_type == "Greater"]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in before_signs)
+    layers = _layers_that_take_signs(model)
+    shown = [*{value for names in layers.values() for value in names} - {"images", "logits"}]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
     instrumented = session(model.SerializeToString())
-    return ExportedModel(
-        lambda images: plain.run(["logits"], {"images": images})[0],
-        lambda images: instrumented.run(before_signs, {"images": images}),
-    )
+
+    def trace(images: np.ndarray) -> Trace:
+        names = ["logits", *shown]
+        found = dict(zip(names, instrumented.run(names, {"images": images}), strict=True), images=images)
+        values = {layer: found[value] for layer, (value, _) in layers.items()}
+        return Trace(found["logits"], values, {layer: found[sums] for layer, (_, sums) in layers.items()})
+
+    return ExportedModel(lambda images: plain.run(["logits"], {"images": images})[0], trace)
+
+
+def _layers_that_take_signs(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """The value before the signs, and the sums, of each product with signs, by the name of the cell."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    for product in model.graph.node:
+        if product.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        node = product
+        for kind in ("Sub", "Mul", "Cast", "Greater"):
+            node = made_by.get(node.input[0])
+            if node is None or node.op_type != kind:
+                break
+        else:
+            found[product.input[1].removesuffix(".weight")] = (node.input[0], product.output[0])
+    return found
 
 
 def _free_batch(model: onnx.ModelProto) -> None:

@@ -1,8 +1,10 @@
-"""Check that an exported file computes the same as the network: its runtime loads it, and logits are compared.
+"""Check that an exported file computes the same as the network: its runtime loads it, and results are compared.
 
 Two runtimes never agree to the last bit. If a value before a sign is within rounding of 0, the sign may flip, and some
-of the logits change with it. Such an image must be explained: with the file's signs put into the network, every value
-before a sign and the logits must agree, and each sign that differs must belong to a value within `FLIP_TOLERANCE` of 0.
+of the logits change with it. So layers are compared given the same signs: the file's signs are put into the network,
+then the sums of each binary layer must be equal, every value before a sign and the logits must agree up to rounding,
+and each sign that differs must belong to a value within `FLIP_TOLERANCE` of 0. That is done for some images, and for
+each image whose logits differ visibly.
 """
 
 import copy
@@ -14,12 +16,13 @@ import numpy as np
 from mindspore import nn
 
 from ..errors import UserError
-from .exported_model import ExportedModel
-from .freeze import InputSign, replace
+from .exported_model import ExportedModel, Trace
+from .freeze import FrozenLayer, replace
 
 LOGIT_TOLERANCE = 1e-4  # of the logits' scale, their root mean square
 FLIP_TOLERANCE = 1e-5  # of a value before a sign, absolute
 LAYER_TOLERANCE = 1e-5  # of a layer's largest value, given the same signs
+REPLAYED_IMAGES = 20  # compared layer by layer in any case
 # The largest share of images that may differ; each must be explained. About one sign in 10^7 flips, and an image has
 # 10^5 (ResNet-20) to 3 * 10^6 signs (ResNet-34 at 224x224).
 MAX_SHARE = 0.5
@@ -27,17 +30,25 @@ MAX_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result for `images` images; `explained` of them differ by more than the tolerance because signs flipped."""
+    """Result for `images` images; `explained` of them differ by more than the tolerance because signs flipped.
+
+    `replayed` images were compared at `layers` layers that take signs.
+    """
 
     images: int
     explained: int
     largest_difference: float  # of the other images, relative to the logits' scale
+    replayed: int = 0
+    layers: int = 0
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.images} images compared, {self.explained} ({self.explained / self.images:.1%}) with a sign flipped "
             f"within rounding of 0, the rest within {self.largest_difference:.1e} of the logits' scale"
         )
+        if not self.layers:
+            return text
+        return f"{text}; the sums of all {self.layers} binary layers are equal on {self.replayed} images"
 
 
 def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_size: int) -> Comparison:
@@ -66,11 +77,19 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
             f"{len(suspects)} of {len(images)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
             f"scale, the most by {differences.max():.2e}: the exported file is not this network"
         )
-    for start in range(0, len(suspects), batch_size):
-        some = suspects[start : start + batch_size]
-        _explain(network, model, images[some], scale, batch_size, differences[some].max())
+    if len(suspects) and model.trace is None:
+        raise UserError(
+            f"an image differs by {differences.max():.2e} of the logits' scale and the runtime is the network's own: "
+            "the exported file is not this network"
+        )
+    replayed, layers = np.union1d(np.arange(min(REPLAYED_IMAGES, len(images))), suspects), 0
+    if model.trace is not None:
+        for start in range(0, len(replayed), batch_size):
+            some = replayed[start : start + batch_size]
+            layers = _compare_layers(network, model, images[some], found[some], scale, batch_size)
     rest = np.delete(differences, suspects)
-    return Comparison(len(images), len(suspects), float(rest.max()) if len(rest) else 0.0)
+    largest = float(rest.max()) if len(rest) else 0.0
+    return Comparison(len(images), len(suspects), largest, len(replayed) if layers else 0, layers)
 
 
 def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -81,66 +100,110 @@ def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray,
     return np.concatenate(results)
 
 
-class ReplayedSign(nn.Cell):
-    """Replacement for an `InputSign` that records its input and returns the sign that another runtime computed."""
+class ReplayedLayer(nn.Cell):
+    """Replacement for a `FrozenLayer` that records its value and sums, and takes the signs of another runtime."""
 
-    def __init__(self, foreign_values: list[np.ndarray], own_values: list[np.ndarray]):
+    def __init__(self, layer: FrozenLayer, name: str, foreign: Trace, own: Trace):
         super().__init__()
-        self.foreign_values = foreign_values
-        self.own_values = own_values
+        self.layer = layer
+        self.name = name
+        self.foreign = foreign
+        self.own = own
 
     def construct(self, x):
-        foreign = self.foreign_values[len(self.own_values)]
-        self.own_values.append(x.asnumpy())
-        return ms.Tensor(np.where(foreign > 0, 1, -1).astype(np.float32))
+        self.own.values[self.name] = x.asnumpy()
+        signs = np.where(self.foreign.values[self.name].reshape(x.shape) > 0, 1, -1).astype(np.float32)
+        sums = self.layer.operation(ms.Tensor(signs), self.layer.weight)
+        self.own.sums[self.name] = sums.asnumpy()
+        return sums if self.layer.divisor is None else sums / self.layer.divisor
 
 
-def _explain(
-    network: nn.Cell, model: ExportedModel, images: np.ndarray, scale: float, batch_size: int, difference: float
-) -> None:
-    """Raise UserError unless flips within rounding of 0 explain the whole difference on each image.
+def _compare_layers(
+    network: nn.Cell, model: ExportedModel, images: np.ndarray, found: np.ndarray, scale: float, batch_size: int
+) -> int:
+    """Compare values, sums and logits given the file's signs; return the number of layers that take signs.
 
-    There are at most `batch_size` images.
+    Args:
+        images: at most `batch_size`.
+        found: logits of the file.
+
+    Raises:
+        UserError: something differs by more than its tolerance, or a sign flips further from 0.
     """
-    unexplained = f"an image differs by {difference:.2e} of the logits' scale and "
-    if model.values_before_signs is None:
-        raise UserError(unexplained + "the runtime is the network's own: the exported file is not this network")
-    batch, count = _filled(images, batch_size), len(images)
-    foreign = [values[:count] for values in model.values_before_signs(batch)]
-    foreign_logits = model.logits(batch)[:count]
-    own: list[np.ndarray] = []
-    replayed = _replaying(network, foreign, own)
+    count = len(images)
+    traced = model.trace(_filled(images, batch_size))
+    foreign = Trace(traced.logits[:count], *(_first(part, count) for part in (traced.values, traced.sums)))
+    own = replay(network, images, foreign)
+    for name, value in own.values.items():
+        flipped = (value > 0) != (foreign.values[name].reshape(value.shape) > 0)
+        if flipped.any() and np.abs(value[flipped]).max() > FLIP_TOLERANCE:
+            raise UserError(
+                f"a sign before {name} flips at {np.abs(value[flipped]).max():.2e}, beyond rounding of 0: the exported "
+                "file is not this network"
+            )
+        _require_close(f"the values before the signs of {name}", foreign.values[name].reshape(value.shape), value)
+        if (own.sums[name] == np.round(own.sums[name])).all() and (own.sums[name] != foreign.sums[name]).any():
+            raise UserError(f"the sums of {name} differ given the same signs: the exported file is not this network")
+        _require_close(f"the sums of {name}", foreign.sums[name], own.sums[name])
+    apart = np.abs(own.logits - foreign.logits).max() / scale
+    if not apart <= LAYER_TOLERANCE:
+        raise UserError(
+            f"the logits differ by {apart:.2e} of their scale given the same signs: the exported file is not this network"
+        )
+    # A runtime that shows its values may round otherwise than it does by itself.
+    closest = np.min([np.abs(value).reshape(count, -1).min(1) for value in own.values.values()], 0, initial=np.inf)
+    others = np.abs(found - foreign.logits).max(1) / scale > LOGIT_TOLERANCE
+    if (closest[others] > FLIP_TOLERANCE).any():
+        raise UserError(
+            "an image differs, and no value before a sign is within rounding of 0: the exported file is not this network"
+        )
+    return len(own.values)
+
+
+def replay(network: nn.Cell, images: np.ndarray, foreign: Trace) -> Trace:
+    """What a frozen network computes with the signs of `foreign`.
+
+    Raises:
+        UserError: `foreign` does not have the network's layers.
+    """
+    own = Trace(np.empty(0), {}, {})
+    replayed = copy.deepcopy(network)
+    names = {id(cell): name for name, cell in replayed.cells_and_names()}
+    layers = [names[id(cell)] for _, cell in replayed.cells_and_names() if takes_signs(cell)]
+    if sorted(layers) != sorted(foreign.values):
+        raise UserError(
+            f"the exported file takes signs in {', '.join(sorted(foreign.values)) or 'no layer'}, but the network in "
+            f"{', '.join(sorted(layers)) or 'none'}"
+        )
+    replace(
+        replayed,
+        FrozenLayer,
+        lambda cell: ReplayedLayer(cell, names[id(cell)], foreign, own) if takes_signs(cell) else cell,
+    )
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
         logits = replayed(ms.Tensor(images)).asnumpy()
     finally:
         ms.set_context(mode=mode)
-    for layer, (mine, theirs) in enumerate(zip(own, foreign, strict=True), start=1):
-        flipped = (mine > 0) != (theirs > 0)
-        if flipped.any() and np.abs(mine[flipped]).max() > FLIP_TOLERANCE:
-            raise UserError(
-                f"{unexplained}sign {layer} flips at {np.abs(mine[flipped]).max():.2e}, beyond rounding of 0"
-            )
-        apart = _largest(mine - theirs)
-        if not (apart <= LAYER_TOLERANCE * np.maximum(1.0, _largest(mine))).all():
-            raise UserError(
-                f"{unexplained}the values before sign {layer} differ by {apart.max():.2e} given the same signs"
-            )
-    apart = np.abs(logits - foreign_logits).max() / scale
-    if not apart <= LAYER_TOLERANCE:
-        raise UserError(f"{unexplained}the logits differ by {apart:.2e} of their scale given the same signs")
+    return Trace(logits, own.values, own.sums)
 
 
-def _largest(values: np.ndarray) -> np.ndarray:
-    """Return the largest magnitude of each image: (N, ...) to (N,)."""
-    return np.abs(values).reshape(len(values), -1).max(1)
+def takes_signs(cell: nn.Cell) -> bool:
+    return isinstance(cell, FrozenLayer) and cell.sign is not None
 
 
-def _replaying(network: nn.Cell, foreign: list[np.ndarray], own: list[np.ndarray]) -> nn.Cell:
-    replayed = copy.deepcopy(network)
-    replace(replayed, InputSign, lambda cell: ReplayedSign(foreign, own))
-    return replayed
+def _require_close(what: str, found: np.ndarray, expected: np.ndarray) -> None:
+    apart, largest = np.abs(found - expected).max(), np.abs(expected).max()
+    if not apart <= LAYER_TOLERANCE * largest:
+        raise UserError(
+            f"{what} differ by {apart:.2e}, at most {largest:.2e} large, given the same signs: the exported file is not "
+            "this network"
+        )
+
+
+def _first(arrays: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    return {name: array[:count] for name, array in arrays.items()}
 
 
 def _filled(images: np.ndarray, batch_size: int) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 import copy
 import dataclasses
-import json
+import math
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 from mindspore import nn
 from mindspore.train.mind_ir_pb2 import ModelProto
@@ -16,10 +17,10 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 from src import checkpoints
 from src.binary import Binarization
 from src.config import load_config
-from src.deploy import export_job, verification
-from src.deploy.exported_model import ExportedModel
+from src.deploy import description, export_job, verification
+from src.deploy.exported_model import ExportedModel, Trace
 from src.deploy.formats import FORMATS
-from src.deploy.freeze import InputSign, freeze, replace
+from src.deploy.freeze import FrozenLayer, freeze, replace
 from src.deploy.verification import compare
 from src.errors import UserError
 from src.models import create_model
@@ -105,7 +106,8 @@ def exported(case, tmp_path_factory) -> Path:
     )
     done = processes.run(*case.program, "--checkpoint", "last.ckpt", "--output", "out/net", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("500 images compared") == 2
+    assert done.stdout.count("500 images compared") == 3
+    assert done.stdout.count(f"the sums of all {case.layers} binary layers are equal on 20 images") == 2, done.stdout
     return folder
 
 
@@ -159,21 +161,25 @@ def test_both_take_any_batch_size_and_give_the_networks_logits(exported, network
         np.testing.assert_allclose(session.run(["logits"], {"images": batch})[0], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_an_openvino_file_has_1_bit_weights(exported, case):
+    model = openvino.Core().read_model(exported / "out/net.xml")
+    layers = [node for node in model.get_ordered_ops() if node.get_type_name() == "BinaryConvolution"]
+    weights = [layer.input_value(1).get_node() for layer in layers]
+    assert len(layers) == case.layers and {weight.get_element_type() for weight in weights} == {openvino.Type.u1}
+    bits = sum(math.prod(weight.get_output_shape(0)) for weight in weights)
+    floats = sum(parameter.size for parameter in lively_network(case.name).get_parameters() if "noise" not in parameter.name)
+    assert (exported / "out/net.bin").stat().st_size < bits / 8 + 5 * (floats - bits)
+
+
 def test_a_description_is_written_next_to_each_file(exported):
-    for suffix in ("mindir", "onnx"):
-        description = json.loads((exported / f"out/net.{suffix}.json").read_text())
-        assert description["input"]["shape"] == ["dynamic", 3, 32, 32]
-        assert description["preprocessing"]["layout"] == "NCHW" and description["preprocessing"]["size"] == 32
-        assert (
-            description["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
-            and len(description["preprocessing"]["classes"]) == 10
-        )
-    assert sorted(path.name for path in (exported / "out").iterdir()) == [
-        "net.mindir",
-        "net.mindir.json",
-        "net.onnx",
-        "net.onnx.json",
-    ]
+    for suffix in ("mindir", "onnx", "xml"):
+        found = description.read(exported / f"out/net.{suffix}")
+        assert found.input.batch_size is None and found.input.shape == (3, 32, 32) and found.output.classes == 10
+        preprocessing = found.image_preprocessing
+        assert preprocessing == PREPROCESSING["digits"] and found.dataset == "digits"
+        assert found.resize.shorter_side == 32 and found.divisor == 255
+    files = ["net.bin", *(f"net.{suffix}{end}" for suffix in ("mindir", "onnx", "xml") for end in ("", ".json"))]
+    assert sorted(path.name for path in (exported / "out").iterdir()) == sorted(files)
 
 
 def altered(exported: Path, tmp_path: Path, name: str, added: float) -> Path:
@@ -188,36 +194,43 @@ def altered(exported: Path, tmp_path: Path, name: str, added: float) -> Path:
 
 
 class OtherRounding(nn.Cell):
-    """A sign in a runtime that rounds otherwise: values within `bound` of 0 come out on the other side of it."""
+    """A layer in a runtime that rounds otherwise: values within `bound` of 0 come out on the other side of it."""
 
-    def __init__(self, bound: float, values: list[np.ndarray]):
+    def __init__(self, layer: FrozenLayer, bound: float, found: list[tuple[np.ndarray, np.ndarray]]):
         super().__init__()
+        self.layer = layer
         self.bound = bound
-        self.values = values
+        self.found = found
 
     def construct(self, x):
         value = x.asnumpy()
-        self.values.append(np.where(np.abs(value) < self.bound, -value, value))
-        return ms.Tensor(np.where(self.values[-1] > 0, 1, -1).astype(np.float32))
+        value = np.where(np.abs(value) < self.bound, -value, value)
+        sums = self.layer.operation(ms.Tensor(np.where(value > 0, 1, -1).astype(np.float32)), self.layer.weight)
+        self.found.append((value, sums.asnumpy()))
+        return sums / self.layer.divisor
 
 
 def runtime_that_rounds_otherwise(network: nn.Cell, bound: float) -> ExportedModel:
-    values: list[np.ndarray] = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     other = copy.deepcopy(network)
-    replace(other, InputSign, lambda cell: OtherRounding(bound, values))
+    names = [name for name, cell in other.cells_and_names() if isinstance(cell, FrozenLayer)]  # in the order of calls
+    replace(other, FrozenLayer, lambda cell: OtherRounding(cell, bound, found))
 
-    def logits(batch):
-        values.clear()
-        return other(ms.Tensor(batch)).asnumpy()
+    def trace(batch):
+        found.clear()
+        logits = other(ms.Tensor(batch)).asnumpy()
+        values, sums = zip(*found, strict=True)
+        return Trace(logits, dict(zip(names, values, strict=True)), dict(zip(names, sums, strict=True)))
 
-    return ExportedModel(logits, lambda batch: [logits(batch), list(values)][1])
+    return ExportedModel(lambda batch: trace(batch).logits, trace)
 
 
 def test_a_sign_flipped_within_rounding_of_0_is_explained(network, images, case):
     exact = runtime_that_rounds_otherwise(network, 0.0)
     closest = []  # of each image, the distance from 0 of its nearest value that is not 0
     for start in range(0, case.images, 50):
-        distances = [np.abs(values).reshape(50, -1) for values in exact.values_before_signs(images[start : start + 50])]
+        values = exact.trace(images[start : start + 50]).values.values()
+        distances = [np.abs(value).reshape(50, -1) for value in values]
         closest.extend(np.min([np.where(d > 0, d, np.inf).min(1) for d in distances], 0))
     bound = float(np.sort(closest)[1]) * 1.001  # two images have a value within it
     assert 0 < bound < 5e-6
@@ -228,7 +241,7 @@ def test_a_sign_flipped_within_rounding_of_0_is_explained(network, images, case)
 
 def test_a_sign_flipped_further_out_is_not_explained(network, images, case, monkeypatch):
     monkeypatch.setattr(verification, "MAX_SHARE", 1.0)
-    with pytest.raises(UserError, match="sign .* flips at .*, beyond rounding of 0"):
+    with pytest.raises(UserError, match="a sign before .* flips at .*, beyond rounding of 0"):
         compare(network, runtime_that_rounds_otherwise(network, 1e-3), images[: case.flips], case.flips)
 
 
@@ -238,7 +251,7 @@ def test_a_file_that_is_another_network_is_refused(exported, network, images, ca
     monkeypatch.setattr(verification, "MAX_SHARE", 1.0)  # past the count, each image must be explained
     with pytest.raises(UserError, match="the logits differ by .* given the same signs"):
         compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, "linear.bias", 1e-2)), images[:2], 2)
-    differs = f"before sign {case.layers} differ by .* given the same signs|beyond rounding of 0"
+    differs = "before the signs of .* differ by .* given the same signs|beyond rounding of 0"
     with pytest.raises(UserError, match=differs):
         compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, case.before_last_sign, 0.1)), images[:10], 10)
 

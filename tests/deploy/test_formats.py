@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +14,13 @@ from tests.helpers import processes
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_each_line_names_a_module_that_exports(name):
     assert callable(formats.FORMATS[name].export)
-    assert formats.FORMATS[name].suffix == f".{name.lower()}"
     assert (formats.FORMATS[name].load is None) == (name == "AIR")
 
 
 def test_all_is_what_the_device_can_write():
-    assert formats.select("ALL", "CPU", 1) == ["MINDIR", "ONNX"]
-    assert formats.select("ALL", "Ascend", None) == ["MINDIR", "ONNX"]
-    assert formats.select("ALL", "Ascend", 1) == ["MINDIR", "ONNX", "AIR"]
+    assert formats.select("ALL", "CPU", 1) == ["MINDIR", "ONNX", "OPENVINO"]
+    assert formats.select("ALL", "Ascend", None) == ["MINDIR", "ONNX", "OPENVINO"]
+    assert formats.select("ALL", "Ascend", 1) == ["MINDIR", "ONNX", "OPENVINO", "AIR"]
     assert formats.select("AIR", "Ascend", 1) == ["AIR"]
 
 
@@ -44,12 +44,18 @@ def test_air_reaches_mindspores_exporter(tmp_path, monkeypatch):
     assert options == {"file_name": str(tmp_path / "net.air"), "file_format": "AIR"}
 
 
-def test_the_table_and_an_onnx_file_need_no_mindspore():
+def test_files_are_those_of_the_model_and_its_weights():
+    assert formats.FORMATS["ONNX"].files(Path("a.b/net.1.onnx")) == [Path("a.b/net.1.onnx")]
+    assert formats.FORMATS["OPENVINO"].files(Path("a.b/net.1.xml")) == [Path("a.b/net.1.bin"), Path("a.b/net.1.xml")]
+
+
+def test_the_table_and_an_onnx_or_openvino_file_need_no_mindspore():
     """A machine that only deploys has no MindSpore."""
     code = (
         "import sys; sys.modules['mindspore'] = sys.modules['mindcv'] = None\n"
         "from src.deploy import export_process, formats\n"
-        "formats.select('ALL', 'CPU', 1), formats.FORMATS['ONNX'].load"
+        "formats.select('ALL', 'CPU', 1), formats.FORMATS['ONNX'].load, "
+        "formats.FORMATS['OPENVINO'].load"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=processes.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

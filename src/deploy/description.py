@@ -1,0 +1,129 @@
+"""What the user of an exported model must know, in a JSON file next to it. Imports no MindSpore."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UserError
+from ..files import write_text
+from ..preprocessing import Preprocessing
+
+
+class Part(BaseModel):
+    """A part of the JSON. A value that its reader does not implement is refused, as is an unknown key."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Input(Part):
+    """The batch that a model takes, float32 (N, C, height, width); `batch_size` None: any N."""
+
+    name: Literal["images"] = "images"
+    dtype: Literal["float32"] = "float32"
+    layout: Literal["NCHW"] = "NCHW"
+    batch_size: int | None = Field(ge=1)
+    shape: tuple[int, int, int] = Field(strict=False)  # (C, height, width)
+
+
+class Output(Part):
+    """Logits (N, classes)."""
+
+    name: Literal["logits"] = "logits"
+    dtype: Literal["float32"] = "float32"
+    classes: int = Field(ge=1)
+
+
+class Resize(Part):
+    """How an image becomes height x width: scaled until its shorter side has `shorter_side` pixels, then its centre."""
+
+    filter: Literal["Pillow bilinear"] = "Pillow bilinear"
+    shorter_side: int = Field(ge=1)
+    crop: Literal["centre"] = "centre"
+
+
+class Description(Part):
+    """All about an exported model.
+
+    Attributes:
+        format: a name in `FORMATS`.
+        network: name of the network.
+        binary: False: the full-precision baseline.
+        dataset: name of the data set that it was trained on.
+        resize, divisor, preprocessing: how an image becomes an input: resized, divided, (value - mean) / std.
+        sha256: of each file, by suffix, so that files can be renamed together.
+        versions: of the packages that wrote it.
+    """
+
+    version: Literal[1] = 1  # of this layout
+    format: str
+    network: str
+    binary: bool
+    dataset: str
+    input: Input
+    output: Output
+    resize: Resize
+    divisor: Literal[255] = 255
+    preprocessing: dict[str, Any]
+    sha256: dict[str, str]
+    versions: dict[str, str]
+
+    def write(self, model: Path) -> None:
+        """Write the JSON file of the model at the path."""
+        write_text(path_of(model), self.model_dump_json(indent=2) + "\n")
+
+    @property
+    def image_preprocessing(self) -> Preprocessing:
+        """Size, mean, standard deviation and class names. ValueError: a field is wrong."""
+        return Preprocessing.from_json(json.dumps(self.preprocessing))
+
+
+def path_of(model: Path) -> Path:
+    """The JSON file of a model file."""
+    return model.with_name(f"{model.name}.json")
+
+
+def read(model: Path) -> Description:
+    """Read the description of the model file, and check that its files are the described ones.
+
+    Raises:
+        UserError: the JSON is missing or wrong, or a file is missing or another one.
+    """
+    path = path_of(model)
+    try:
+        found = Description.model_validate_json(path.read_bytes())
+        preprocessing = found.image_preprocessing
+        if found.input.shape != (3, preprocessing.size, preprocessing.size):
+            raise ValueError(f"input.shape: {found.input.shape}, but images are {preprocessing.size} pixels wide")
+        if preprocessing.classes and len(preprocessing.classes) > found.output.classes:
+            raise ValueError(f"output.classes: {found.output.classes}, but {len(preprocessing.classes)} are named")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} is missing: export.py writes it next to a model, and it says how images are prepared; copy it to "
+            f"{model}, or export the model again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{path} does not describe a model: {where}: {problem['msg']}; export it again") from error
+    except ValueError as error:
+        raise UserError(f"{path} does not describe a model: {error}; export it again") from error
+    for suffix, expected in found.sha256.items():
+        file = model.with_suffix(suffix)
+        if sha256(file) != expected:
+            raise UserError(f"{file} is not the file that {path} describes (SHA-256): copy all files of one export")
+    if model.suffix not in found.sha256:
+        raise UserError(f"{path} describes {', '.join(found.sha256) or 'no'} files, not {model.suffix}")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal. UserError: it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
