@@ -12,11 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..image_files import UndecodableImage, open_image
 from ..preprocessing import find_preprocessing
 from .cifar import CIFAR10, CIFAR100
 from .digits import Digits
 from .folder import FOLDER, IMAGENET
-from .image_files import UndecodableImage, open_image
 from .source import Epoch, Images, Source
 
 SOURCES: dict[str, Source] = {

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..image_files import SUFFIXES, UndecodableImage, centre, open_image
 from ..preprocessing import PREPROCESSING, Preprocessing
-from .image_files import SUFFIXES, UndecodableImage, centre, open_image, random_crop
+from .random_crop import random_crop
 from .source import Epoch, Images, Source
 
 FOLDERS = {"train": "train", "test": "val"}

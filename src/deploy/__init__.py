@@ -1,1 +1,6 @@
-"""Export of trained networks to files. Importing this package does not import MindSpore; some of its modules do."""
+"""Export of trained networks to files, and prediction with them. Importing this package does not import MindSpore;
+some of its modules do."""
+
+from .predictor import Model, load_model
+
+__all__ = ["Model", "load_model"]

@@ -1,4 +1,4 @@
-"""An exported file that its own runtime has loaded."""
+"""A model file that its own runtime has loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +21,25 @@ class Trace:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported file in its runtime.
+    """A model file in its runtime.
 
-    `logits` maps images (N, C, H, W) to (N, K). `trace` maps them to a `Trace`; None if the runtime does not show the
-    values inside.
+    `logits` maps images, float32 (N, C, H, W), to (N, K). `trace` maps them to a `Trace`; None if the runtime does not
+    show the values inside.
     """
 
     logits: Callable[[np.ndarray], np.ndarray]
     trace: Callable[[np.ndarray], Trace] | None = None
+
+
+def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Apply `function` to batches of exactly `batch_size` images, the last filled up with zeros; join the results."""
+    results = []
+    for start in range(0, len(images), batch_size):
+        results.append(function(filled(images[start : start + batch_size], batch_size))[: len(images) - start])
+    return np.concatenate(results)
+
+
+def filled(images: np.ndarray, batch_size: int) -> np.ndarray:
+    """The images, and zeros up to `batch_size`."""
+    missing = batch_size - len(images)
+    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]) if missing else images

@@ -1,5 +1,6 @@
 """ONNX, for every runtime that reads it. Loading a file imports no MindSpore."""
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,16 +49,21 @@ def load(path: Path) -> ExportedModel:
     def session(content: bytes) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-    model = onnx.load(str(path))
-    plain = session(model.SerializeToString())
-    layers = _layers_that_take_signs(model)
-    shown = [*{value for names in layers.values() for value in names} - {"images", "logits"}]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
-    instrumented = session(model.SerializeToString())
+    content = path.read_bytes()
+    plain = session(content)
+
+    @cache
+    def instrumented() -> tuple[onnxruntime.InferenceSession, dict[str, tuple[str, str]], list[str]]:
+        """The graph with more outputs, what each layer is called among them, and all their names."""
+        model = onnx.load_from_string(content)
+        layers = _layers_that_take_signs(model)
+        shown = sorted({value for names in layers.values() for value in names} - {"images", "logits"})
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
+        return session(model.SerializeToString()), layers, ["logits", *shown]
 
     def trace(images: np.ndarray) -> Trace:
-        names = ["logits", *shown]
-        found = dict(zip(names, instrumented.run(names, {"images": images}), strict=True), images=images)
+        traced, layers, names = instrumented()
+        found = dict(zip(names, traced.run(names, {"images": images}), strict=True), images=images)
         values = {layer: found[value] for layer, (value, _) in layers.items()}
         return Trace(found["logits"], values, {layer: found[sums] for layer, (_, sums) in layers.items()})
 

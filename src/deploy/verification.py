@@ -8,7 +8,6 @@ each image whose logits differ visibly.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -16,7 +15,7 @@ import numpy as np
 from mindspore import nn
 
 from ..errors import UserError
-from .exported_model import ExportedModel, Trace
+from .exported_model import ExportedModel, Trace, filled, in_batches
 from .freeze import FrozenLayer, replace
 
 LOGIT_TOLERANCE = 1e-4  # of the logits' scale, their root mean square
@@ -92,14 +91,6 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
     return Comparison(len(images), len(suspects), largest, len(replayed) if layers else 0, layers)
 
 
-def in_batches(function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Apply `function` to batches of exactly `batch_size` images, the last filled up with zeros; join the results."""
-    results = []
-    for start in range(0, len(images), batch_size):
-        results.append(function(_filled(images[start : start + batch_size], batch_size))[: len(images) - start])
-    return np.concatenate(results)
-
-
 class ReplayedLayer(nn.Cell):
     """Replacement for a `FrozenLayer` that records its value and sums, and takes the signs of another runtime."""
 
@@ -131,7 +122,7 @@ def _compare_layers(
         UserError: something differs by more than its tolerance, or a sign flips further from 0.
     """
     count = len(images)
-    traced = model.trace(_filled(images, batch_size))
+    traced = model.trace(filled(images, batch_size))
     foreign = Trace(traced.logits[:count], *(_first(part, count) for part in (traced.values, traced.sums)))
     own = replay(network, images, foreign)
     for name, value in own.values.items():
@@ -204,8 +195,3 @@ def _require_close(what: str, found: np.ndarray, expected: np.ndarray) -> None:
 
 def _first(arrays: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     return {name: array[:count] for name, array in arrays.items()}
-
-
-def _filled(images: np.ndarray, batch_size: int) -> np.ndarray:
-    missing = batch_size - len(images)
-    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)]) if missing else images

@@ -1,6 +1,6 @@
 """Accuracy and loss over all images of a test set."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -50,20 +50,36 @@ def evaluate(
     """
     was_training = network.training
     network.set_train(False)
-    sums, batch_size = np.zeros(2 * num_classes + 3), None
     try:
-        for images, labels in batches:
-            count = images.shape[0]
-            batch_size = batch_size or count
-            if count < batch_size:
-                padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
-                padded[:count] = images.asnumpy()
-                images = ms.Tensor(padded)
-            logits = network(images).asnumpy()[:count].astype(np.float64)
-            sums += _sums(logits, labels.asnumpy(), num_classes, smoothing)
+        sums = _sums_over(lambda images: network(images).asnumpy(), batches, num_classes, smoothing)
     finally:
         network.set_train(was_training)
     return _evaluation((collectives or Collectives()).gather(sums).sum(0), num_classes)
+
+
+def evaluate_function(
+    logits: Callable[[np.ndarray], np.ndarray], batches: Iterable, num_classes: int, smoothing: float = 0.0
+) -> Evaluation:
+    """As `evaluate`, for a function of arrays, such as `logits` of an exported model."""
+    sums = _sums_over(lambda images: logits(images.asnumpy()), batches, num_classes, smoothing)
+    return _evaluation(sums, num_classes)
+
+
+def _sums_over(
+    logits: Callable[[ms.Tensor], np.ndarray], batches: Iterable, num_classes: int, smoothing: float
+) -> np.ndarray:
+    """`_sums` over all batches, each with as many images as the first."""
+    sums, batch_size = np.zeros(2 * num_classes + 3), None
+    for images, labels in batches:
+        count = images.shape[0]
+        batch_size = batch_size or count
+        if count < batch_size:
+            padded = np.zeros((batch_size, *images.shape[1:]), np.float32)
+            padded[:count] = images.asnumpy()
+            images = ms.Tensor(padded)
+        found = logits(images)[:count].astype(np.float64)
+        sums += _sums(found, labels.asnumpy(), num_classes, smoothing)
+    return sums
 
 
 def summarize(logits: np.ndarray, labels: np.ndarray, num_classes: int, smoothing: float = 0.0) -> Evaluation:

@@ -1,4 +1,5 @@
-"""Read one image file. Training, evaluation and `--check_data` all use this module, so they see the same pixels.
+"""Read one image file. Training, evaluation, `--check_data` and prediction all use this module, so they see the same
+pixels.
 
 Pillow decodes. What a file holds is decided by its content, not by its suffix. 16-bit grey becomes value >> 8, as
 16-bit colour does; transparency is dropped; CMYK and palettes become RGB; EXIF orientation is not applied; of an
@@ -10,17 +11,13 @@ import math
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UserError
-from ..preprocessing import Preprocessing
+from .errors import UserError
+from .preprocessing import Preprocessing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in lower or upper case
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow's others can run programs or need further libraries
 MAX_PIXELS = 89_478_485  # 256 MiB as RGB; above it Pillow by itself warns of decompression bombs
 MODES_TO_RGB = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-AREA = (0.08, 1.0)  # area of a random crop, as a share of the image's
-ASPECT_RATIO = (3 / 4, 4 / 3)
-ATTEMPTS = 10  # to draw a crop that lies inside the image
-
 MAX_LENGTH = 8  # longer side of a scaled image, in multiples of the shorter side
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -68,16 +65,16 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def centre(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """The part of an RGB image that evaluation sees: scaled so that the shorter side has `shorter_side` pixels, the
-    size x size centre of that; uint8 (size, size, 3).
+    """The part of an RGB image that evaluation sees: scaled so that the shorter side has `shorter_side` pixels (None:
+    `size`), the size x size centre of that; uint8 (size, size, 3).
 
     Only the middle is scaled of an image longer than `MAX_LENGTH` times its shorter side: the whole would take
     gigabytes.
     """
-    size, shorter_side = preprocessing.size, preprocessing.shorter_side
+    size, shorter_side = preprocessing.size, preprocessing.shorter_side or preprocessing.size
     longest = MAX_LENGTH * min(image.size)
     if max(image.size) > longest:
-        image = image.crop(_middle(image.size, min(image.width, longest), min(image.height, longest)))
+        image = image.crop(middle(image.size, min(image.width, longest), min(image.height, longest)))
     width, height = image.size
     if width < height:
         scaled = image.resize((shorter_side, shorter_side * height // width), Image.BILINEAR)
@@ -87,28 +84,7 @@ def centre(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     return np.asarray(scaled.crop((left, top, left + size, top + size)))
 
 
-def _middle(shape: tuple[int, int], width: int, height: int) -> Box:
+def middle(shape: tuple[int, int], width: int, height: int) -> Box:
+    """The box of width x height in the middle of an image of that shape (width, height)."""
     left, top = (shape[0] - width) // 2, (shape[1] - height) // 2
     return left, top, left + width, top + height
-
-
-def random_box(width: int, height: int, generator: np.random.Generator) -> Box:
-    """Draw a crop of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, as Inception and its successors do.
-
-    After ten draws that do not fit, the largest centre crop with an aspect ratio in that range is taken.
-    """
-    areas = generator.uniform(*AREA, ATTEMPTS) * (width * height)
-    ratios = np.exp(generator.uniform(*np.log(ASPECT_RATIO), ATTEMPTS))
-    for area, ratio in zip(areas.tolist(), ratios.tolist(), strict=True):
-        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < wide <= width and 0 < high <= height:
-            left, top = generator.integers(0, (width - wide + 1, height - high + 1)).tolist()
-            return left, top, left + wide, top + high
-    widest, highest = max(1, round(height * ASPECT_RATIO[1])), max(1, round(width / ASPECT_RATIO[0]))
-    return _middle((width, height), min(width, widest), min(height, highest))
-
-
-def random_crop(image: Image.Image, generator: np.random.Generator, size: int) -> np.ndarray:
-    """A random part of an RGB image, scaled to uint8 (size, size, 3) and mirrored every second time on average."""
-    pixels = np.asarray(image.resize((size, size), Image.BILINEAR, random_box(*image.size, generator)))
-    return pixels[:, ::-1] if generator.integers(2) else pixels

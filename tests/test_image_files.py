@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from src.data.image_files import MAX_LENGTH, MAX_PIXELS, UndecodableImage, centre, open_image, random_box, random_crop
+from src.data.random_crop import random_crop
+from src.image_files import MAX_LENGTH, MAX_PIXELS, UndecodableImage, centre, open_image
 from src.preprocessing import PREPROCESSING
 
 FOLDER = PREPROCESSING["folder"]
@@ -132,16 +133,3 @@ def test_of_a_very_long_image_evaluation_sees_the_middle(length, width, painted,
     values[:, start : start + painted] = 200
     for image in (values, values.transpose(1, 0, 2)):
         assert (centre(Image.fromarray(image), FOLDER) == 200).all()
-
-
-def test_random_crops_have_the_area_and_aspect_ratio_of_the_recipe():
-    width, height = 500, 375
-    areas, ratios, lefts = [], [], []
-    for seed in range(2000):
-        left, top, right, bottom = random_box(width, height, np.random.default_rng(seed))
-        assert 0 <= left < right <= width and 0 <= top < bottom <= height
-        areas.append((right - left) * (bottom - top) / (width * height))
-        ratios.append((right - left) / (bottom - top))
-        lefts.append(left / max(width - right + left, 1))
-    assert 0.075 < min(areas) < 0.1 and 0.9 < max(areas) <= 1 and 0.74 < min(ratios) < max(ratios) < 1.35
-    assert abs(np.mean(lefts) - 0.5) < 0.03
