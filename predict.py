@@ -37,14 +37,18 @@ ALL, SOME, NONE = 0, 1, cli.BAD_INPUT
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="predict.py", description=__doc__)
     parser.add_argument("--model", metavar="FILE", type=cli.path, required=True, help="a checkpoint or exported file")
-    parser.add_argument("images", metavar="IMAGE|DIR|-", nargs="+", help="image files, folders, or - for paths on stdin")
+    parser.add_argument(
+        "images", metavar="IMAGE|DIR|-", nargs="+", help="image files, folders, or - for paths on stdin"
+    )
     parser.add_argument("--top", type=cli.integer, default=5, metavar="K", help="classes per image; default: 5")
     parser.add_argument("--json", action="store_true", help="print a line of JSON per image")
     parser.add_argument("--csv", type=cli.path, metavar="FILE", help="also write a table")
     parser.add_argument(
         "--batch_size", type=cli.integer, default=32, metavar="N", help="images at once; default: 32, or the file's own"
     )
-    parser.add_argument("--device_target", choices=("CPU", "GPU", "Ascend"), default="CPU", help="for MindSpore's formats")
+    parser.add_argument(
+        "--device_target", choices=("CPU", "GPU", "Ascend"), default="CPU", help="for MindSpore's formats"
+    )
     parser.add_argument("--num_classes", type=cli.integer, metavar="K", help="of a checkpoint that does not hold it")
     arguments = parser.parse_args(argv)
     for name, bound in (("top", None), ("batch_size", MAX_BATCH), ("num_classes", None)):

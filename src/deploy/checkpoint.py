@@ -10,7 +10,9 @@ from ..preprocessing import Preprocessing
 from .exported_model import ExportedModel
 
 
-def load(path: Path, device_target: str = "CPU", num_classes: int | None = None) -> tuple[ExportedModel, Preprocessing, int]:
+def load(
+    path: Path, device_target: str = "CPU", num_classes: int | None = None
+) -> tuple[ExportedModel, Preprocessing, int]:
     """Build the network of a checkpoint, with its own config and preprocessing.
 
     A checkpoint without a config, such as a released one, is a ResNet-20 for CIFAR-10.

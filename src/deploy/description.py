@@ -3,13 +3,16 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import UserError
 from ..files import write_text
 from ..preprocessing import Preprocessing
+
+
+MAX_BYTES = 10_000_000  # of a JSON file; the longest class names do not need more
 
 
 class Part(BaseModel):
@@ -67,7 +70,7 @@ class Description(Part):
     resize: Resize
     divisor: Literal[255] = 255
     preprocessing: dict[str, Any]
-    sha256: dict[str, str]
+    sha256: dict[Annotated[str, Field(pattern=r"^\.[a-z]+$")], str]
     versions: dict[str, str]
 
     def write(self, model: Path) -> None:
@@ -93,7 +96,11 @@ def read(model: Path) -> Description:
     """
     path = path_of(model)
     try:
-        found = Description.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        found = Description.model_validate_json(content)
         preprocessing = found.image_preprocessing
         if found.input.shape != (3, preprocessing.size, preprocessing.size):
             raise ValueError(f"input.shape: {found.input.shape}, but images are {preprocessing.size} pixels wide")
@@ -108,8 +115,8 @@ def read(model: Path) -> Description:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{path} does not describe a model: {where}: {problem['msg']}; export it again") from error
+        where = "".join(f"{part}: " for part in problem["loc"])
+        raise UserError(f"{path} does not describe a model: {where}{problem['msg']}; export it again") from error
     except ValueError as error:
         raise UserError(f"{path} does not describe a model: {error}; export it again") from error
     for suffix, expected in found.sha256.items():

@@ -79,7 +79,9 @@ def run(
             new = written.files(unverified)
             classes = num_classes or len(preprocessing.classes)
             description = describe(config, preprocessing, classes, file_format, batch_size, new)
-            path_of(target).unlink(missing_ok=True)  # until the last file is there, no description is better than another
+            path_of(target).unlink(
+                missing_ok=True
+            )  # until the last file is there, no description is better than another
             for path, final in zip(new, written.files(target), strict=True):
                 write_atomically(final, lambda partial, path=path: os.replace(path, partial))
             description.write(target)

@@ -55,23 +55,30 @@ def load(path: Path, threads: int | None = None) -> ExportedModel:
     Args:
         path: the `.xml` file.
         threads: of the processor; None: OpenVINO's choice.
+
+    Raises:
+        OSError, ValueError, RuntimeError: the file cannot be read.
     """
+    with path.open("rb") as file:
+        if file.read(5) != b"<?xml":  # OpenVINO would take it for another format
+            raise ValueError("its content is not XML")
     core = openvino.Core()
+    source = core.read_model(path)
     options = FLOAT32 if threads is None else {**FLOAT32, "INFERENCE_NUM_THREADS": threads}
 
-    def read(batch_size: int) -> openvino.Model:
-        model = core.read_model(path)
-        model.reshape([batch_size, *list(model.input(0).shape)[1:]])
+    def with_batch(batch_size: int) -> openvino.Model:
+        model = source.clone()
+        model.reshape([batch_size, *list(source.input(0).shape)[1:]])
         return model
 
     @cache
     def compiled(batch_size: int) -> openvino.CompiledModel:
-        return core.compile_model(read(batch_size), "CPU", options)
+        return core.compile_model(with_batch(batch_size), "CPU", options)
 
     @cache
     def traced(batch_size: int) -> tuple[openvino.CompiledModel, dict[str, tuple[int, int]]]:
         """The graph with more outputs, and the positions of each layer's values and sums among them."""
-        model = read(batch_size)
+        model = with_batch(batch_size)
         layers = binary_layers(model)
         outputs = list(dict.fromkeys(output for layer in layers for output in (layer.value, layer.sums)))
         model.add_outputs(outputs)

@@ -140,14 +140,19 @@ def _binary_sums(product: Node, value: Output, weight: np.ndarray, name: str) ->
     else:
         attributes |= product.get_attributes()
     gap = -channels % CHANNEL_MULTIPLE
-    padded = any((*attributes["pads_begin"], *attributes["pads_end"])) or attributes.get("auto_pad", "explicit") != "explicit"
+    padded = (
+        any((*attributes["pads_begin"], *attributes["pads_end"]))
+        or attributes.get("auto_pad", "explicit") != "explicit"
+    )
     if gap % 2 and padded:
         return None
     parts = [value]
     if groups > 1:
         parts = named(ops.variadic_split(value, 1, [channels] * groups), "groups").outputs()
     if gap:
-        parts = [named(ops.pad(part, [0] * 4, [0, gap, 0, 0], "constant", 0.0), f"pairs{n}") for n, part in enumerate(parts)]
+        parts = [
+            named(ops.pad(part, [0] * 4, [0, gap, 0, 0], "constant", 0.0), f"pairs{n}") for n, part in enumerate(parts)
+        ]
         pairs = np.resize([-1.0, 1.0], gap)[None, None, :, None, None]  # by the sign of 0, -1: +1, -1, +1, ...
         weight = np.concatenate([weight, np.broadcast_to(pairs, (*weight.shape[:2], gap, *weight.shape[3:]))], 2)
     sums = [
@@ -276,7 +281,9 @@ def _only_adds_ones(node: Node) -> bool:
     """Whether `node` only appends axes of length 1 to (N, C), or takes them away."""
     if node.get_type_name() != "Reshape":
         return False
-    before, after = ([str(size) for size in shape] for shape in (node.get_input_partial_shape(0), node.get_output_partial_shape(0)))
+    before, after = (
+        [str(size) for size in shape] for shape in (node.get_input_partial_shape(0), node.get_output_partial_shape(0))
+    )
     return len(before) >= 2 and before[:2] == after[:2] and {*before[2:], *after[2:]} == {"1"}
 
 

@@ -61,7 +61,9 @@ def predict(model: Model, images: Sequence[Prediction | str], batch_size: int, t
             if good:
                 probabilities = iter(model.probabilities(filled(np.stack(good), size)))
             for image, result in zip(some, prepared, strict=True):
-                yield result if isinstance(result, Prediction) else _best(image, next(probabilities), model.classes, top)
+                yield (
+                    result if isinstance(result, Prediction) else _best(image, next(probabilities), model.classes, top)
+                )
 
 
 def _prepare(model: Model, image: Prediction | str) -> Prediction | np.ndarray:

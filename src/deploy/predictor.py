@@ -3,6 +3,7 @@
 This module imports neither MindSpore nor a runtime; `load_model` imports the one that the file needs.
 """
 
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class Model:
         if not (isinstance(images, np.ndarray) and images.dtype == np.float32):
             images = np.stack([self.prepare(image) for image in images]) if len(images) else np.empty(0)
         size = self.preprocessing.size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+        if images.ndim != 4 or images.shape[1:] != (3, size, size) or not len(images):
             raise UserError(
                 f"a batch of shape {images.shape} was given, but {self.path} takes (N, 3, {size}, {size}), N at least 1"
             )
@@ -132,12 +133,15 @@ def load_model(file: str | Path, device_target: str = "CPU", num_classes: int | 
 
 def _require_file(path: Path) -> None:
     try:
-        if path.is_dir():
-            raise UserError(f"the model {path} is a folder: give a file, such as a .ckpt, .onnx or .xml")
-        if not path.is_file():
-            raise UserError(f"the model {path} does not exist" if not path.exists() else f"{path} is not a file")
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UserError(f"the model {path} does not exist") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"cannot read the model {path}: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(mode):
+        raise UserError(f"the model {path} is a folder: give a file, such as a .ckpt, .onnx or .xml")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"the model {path} is not a file")
 
 
 def _format_of(suffix: str, path: Path) -> tuple[str, Format]:
@@ -159,6 +163,6 @@ def _in_a_sentence(function: Callable, what: str):
     except (UserError, MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = (lines[-1] if lines else type(error).__name__)[:MAX_MESSAGE]
-        raise UserError(f"{what}: {reason}") from error
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = " ".join(line for line in lines if line and not line.startswith("Exception from "))
+        raise UserError(f"{what}: {reason[:MAX_MESSAGE] or type(error).__name__}") from error

@@ -167,7 +167,9 @@ def test_an_openvino_file_has_1_bit_weights(exported, case):
     weights = [layer.input_value(1).get_node() for layer in layers]
     assert len(layers) == case.layers and {weight.get_element_type() for weight in weights} == {openvino.Type.u1}
     bits = sum(math.prod(weight.get_output_shape(0)) for weight in weights)
-    floats = sum(parameter.size for parameter in lively_network(case.name).get_parameters() if "noise" not in parameter.name)
+    floats = sum(
+        parameter.size for parameter in lively_network(case.name).get_parameters() if "noise" not in parameter.name
+    )
     assert (exported / "out/net.bin").stat().st_size < bits / 8 + 5 * (floats - bits)
 
 

@@ -7,58 +7,11 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from src.deploy.openvino import load
 from src.deploy.openvino_graph import binarize
-
-
-class Graph:
-    """An ONNX graph of binary layers as MindSpore exports them."""
-
-    def __init__(self, *shape: int):
-        self.input = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *shape])
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self.last = "images"
-
-    def add(self, kind: str, *inputs: str | np.ndarray, name: str | None = None, **attributes) -> str:
-        """Append a node; an array becomes a constant, called `name` if it is the last."""
-        names = []
-        for value in inputs:
-            if not isinstance(value, str):
-                own = name if name and value is inputs[-1] else f"constant{len(self.constants)}"
-                self.constants.append(numpy_helper.from_array(np.asarray(value, np.float32), own))
-                value = own
-            names.append(value)
-        self.last = f"value{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, names, [self.last], **attributes))
-        return self.last
-
-    def sign(self) -> str:
-        positive = self.add("Greater", self.last, np.array(0))
-        doubled = self.add("Mul", self.add("Cast", positive, to=TensorProto.FLOAT), np.array(2))
-        return self.add("Sub", doubled, np.array(1))
-
-    def conv(self, name: str, weight: np.ndarray, stride: int = 1, padding: int = 0, groups: int = 1) -> str:
-        geometry = {"strides": [stride] * 2, "pads": [padding] * 4, "group": groups, "kernel_shape": weight.shape[2:]}
-        return self.add("Conv", self.sign(), weight, name=f"{name}.weight", **geometry)
-
-    def slope(self, value: float) -> str:
-        """max(x, 0) + value * min(x, 0), from the operations of `SharedSlopePReLU`."""
-        x = self.last
-        positive = self.add("Relu", x)
-        return self.add("Add", positive, self.add("Mul", self.add("Sub", x, positive), np.array([value])))
-
-    def norm(self, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> str:
-        return self.add("BatchNormalization", self.last, gamma, beta, mean, variance, epsilon=1e-5)
-
-    def model(self) -> onnx.ModelProto:
-        """The graph, whose output `logits` is the last value."""
-        nodes = [*self.nodes, helper.make_node("Identity", [self.last], ["logits"])]
-        output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
-        graph = helper.make_graph(nodes, "network", [self.input], [output], self.constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+from tests.helpers.onnx_graph import Graph, random_signs, run_onnx
 
 
 @dataclass
@@ -85,10 +38,6 @@ def signs(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, 1, -1)
 
 
-def random_signs(generator: np.random.Generator, *shape: int) -> np.ndarray:
-    return generator.choice([-1.0, 1.0], shape)
-
-
 def sums(x: np.ndarray, weight: np.ndarray, stride: int, padding: int, groups: int) -> np.ndarray:
     """Convolution of the signs of x in numpy, exact; the border is padded with 0."""
     padded = np.pad(signs(x), ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2))
@@ -113,7 +62,9 @@ def images_with_zeros(generator: np.random.Generator, *shape: int) -> np.ndarray
     return x
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 17, 20, 24, 31, 33, 50, 64, 65, 100, 130])
+@pytest.mark.parametrize(
+    "channels", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 17, 20, 24, 31, 33, 50, 64, 65, 100, 130]
+)
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "size"), [(3, 1, 1, 7), (3, 2, 1, 8), (1, 1, 0, 5), (5, 1, 2, 9), (3, 1, 0, 3)]
 )
@@ -162,7 +113,12 @@ def test_a_linear_layer_gives_the_integers_of_numpy(channels, tmp_path):
 def norm_of(generator: np.random.Generator, channels: int) -> list[np.ndarray]:
     gamma = generator.normal(size=channels)
     gamma[: channels // 4] = 0  # a channel may be switched off, and some are negative
-    return [gamma, generator.normal(size=channels), generator.normal(size=channels), generator.uniform(0.1, 2, channels)]
+    return [
+        gamma,
+        generator.normal(size=channels),
+        generator.normal(size=channels),
+        generator.uniform(0.1, 2, channels),
+    ]
 
 
 @pytest.mark.parametrize("slope", [None, 0.25, -0.5, 0.0, 1.0])
@@ -220,13 +176,6 @@ def test_a_positive_scale_passes_a_max_pool_and_a_shift_does_not(tmp_path):
         np.testing.assert_allclose(load(stored.path).logits(x), expected, atol=2e-6 * np.abs(expected).max())
 
 
-def run_onnx(graph: Graph, x: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graph.model().SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {"images": x})[0]
-
-
 def test_a_value_that_something_else_uses_keeps_its_own_operations(tmp_path):
     """The sums go to a norm and, past it, to an addition: nothing may be folded away."""
     generator = np.random.default_rng(5)
@@ -262,7 +211,9 @@ def test_what_is_no_sign_is_left_alone(changed, tmp_path):
     weight = random_signs(generator, 4, 8, 1, 1) * (0.5 if changed == "weight" else 1)
     graph = Graph(8, 4, 4)
     positive = graph.add("Greater", "images", np.array(0.5 if changed == "threshold" else 0))
-    doubled = graph.add("Mul", graph.add("Cast", positive, to=TensorProto.FLOAT), np.array(3 if changed == "factor" else 2))
+    doubled = graph.add(
+        "Mul", graph.add("Cast", positive, to=TensorProto.FLOAT), np.array(3 if changed == "factor" else 2)
+    )
     graph.add("Conv", graph.add("Sub", doubled, np.array(0 if changed == "offset" else 1)), weight, name="layer.weight")
     stored = store(graph, tmp_path)
     assert "BinaryConvolution" not in stored.kinds

@@ -1,5 +1,7 @@
 """Write a folder of bad files, which every program must refuse, next to the good originals."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,11 +13,13 @@ from PIL import Image
 
 from src import checkpoints
 from src.binary import Binarization
+from src.deploy.description import sha256
 from src.config import MAX_CONFIG_BYTES, load_config
 from src.models import create_model
 from src.preprocessing import PREPROCESSING
 from tests.helpers import processes
 from tests.helpers.images import write_tree
+from tests.helpers.onnx_graph import model_files
 
 CIFAR_FILE_BYTES = 10_000 * 3073
 CONFIGS = {
@@ -67,6 +71,7 @@ def write_all(folder: Path) -> Path:
     write_runs(folder)
     write_cifar(folder)
     write_imagenet(folder)
+    write_models(folder)
     return folder
 
 
@@ -154,3 +159,60 @@ def write_imagenet(folder: Path) -> None:
     shutil.copy(next((sound / "val").rglob("*.JPEG")), folder / "imagenet_flat/val")
     broken = next((folder / "imagenet_broken_image/val/class1").iterdir())
     broken.write_bytes(broken.read_bytes()[:300])
+
+
+def write_models(folder: Path) -> None:
+    """Exported models next to `image.png`: sound `net.onnx` and `net.xml`, and others named after what is wrong."""
+    Image.new("RGB", (9, 9)).save(folder / "image.png")
+    (folder / "empty.png").touch()
+    model_files(folder)
+    described = json.loads((folder / "net.onnx.json").read_text())
+
+    def write(name: str, text: str | dict | None, content: bytes | None = None) -> None:
+        """net.onnx, or the content, as NAME.onnx, with the text or the changed description as its JSON."""
+        (folder / f"{name}.onnx").write_bytes((folder / "net.onnx").read_bytes() if content is None else content)
+        if text is not None:
+            text = text if isinstance(text, str) else json.dumps(described | text)
+            (folder / f"{name}.onnx.json").write_text(text)
+
+    write("without_json", None)
+    write("empty_json", "")
+    write("text_json", "no JSON")
+    write("list_json", "[]")
+    write("deep_json", 100_000 * "[")
+    write("no_keys", "{}")
+    write("unknown_key", {"kind": 1})
+    write("version_2", {"version": 2})
+    write("divisor_1", {"divisor": 1})
+    write("nearest", {"resize": described["resize"] | {"filter": "nearest"}})
+    write("layout", {"input": described["input"] | {"layout": "NHWC"}})
+    write("larger", {"input": described["input"] | {"shape": [3, 9, 9]}})
+    write("one_channel", {"input": described["input"] | {"shape": [1, 8, 8]}})
+    write("no_images", {"input": described["input"] | {"batch_size": 0}})
+    write("many_names", {"output": described["output"] | {"classes": 3}})
+    write("five_classes", {"output": described["output"] | {"classes": 5}})
+    write("no_std", {"preprocessing": described["preprocessing"] | {"std": [0.2, 0, 0.4]}})
+    write("text_mean", {"preprocessing": described["preprocessing"] | {"mean": "grey"}})
+    larger = {"size": 16, "shorter_side": 16}
+    both = {"input": described["input"] | {"shape": [3, 16, 16]}, "preprocessing": described["preprocessing"] | larger}
+    write("both_sizes", both)
+    write("other_hash", {"sha256": {".onnx": 64 * "0"}})
+    write("no_hash", {"sha256": {}})
+    write("other_suffix", {"sha256": {".xml": 64 * "0"}})
+    write("path_as_suffix", {"sha256": {"/../net.xml": 64 * "0"}})
+    write("other_format", {"format": "OPENVINO"})
+    for name, content in {"not_onnx": b"no model" * 99, "onnx_of_0_bytes": b""}.items():
+        write(name, {"sha256": {".onnx": hashlib.sha256(content).hexdigest()}}, content)
+    write("stale", {}, (folder / "net.onnx").read_bytes()[:-9])
+    shutil.copy(folder / "net.xml", folder / "without_bin.xml")
+    shutil.copy(folder / "net.xml.json", folder / "without_bin.xml.json")
+    for suffix in (".xml", ".xml.json"):
+        shutil.copy(folder / f"net{suffix}", folder / f"other_bin{suffix}")
+    (folder / "other_bin.bin").write_bytes((folder / "net.bin").read_bytes()[::-1])
+    shutil.copy(folder / "net.onnx", folder / "onnx.xml")
+    shutil.copy(folder / "net.bin", folder / "onnx.bin")
+    hashes = {f".{suffix}": sha256(folder / f"onnx.{suffix}") for suffix in ("xml", "bin")}
+    (folder / "onnx.xml.json").write_text(json.dumps(described | {"format": "OPENVINO", "sha256": hashes}))
+    for name in ("net.air", "net.ms", "net"):
+        shutil.copy(folder / "net.onnx", folder / name)
+    (folder / "folder.onnx").mkdir()
