@@ -11,7 +11,6 @@ from ..errors import UserError
 from ..files import write_text
 from ..preprocessing import Preprocessing
 
-
 MAX_BYTES = 10_000_000  # of a JSON file; the longest class names do not need more
 
 

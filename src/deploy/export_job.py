@@ -23,7 +23,7 @@ from ..files import make_folder, write_atomically
 from ..preprocessing import Preprocessing, find_preprocessing
 from .description import Description, Input, Output, Resize, path_of, sha256
 from .formats import FORMATS
-from .freeze import freeze
+from .freeze import freeze, round_to_float16
 from .verification import compare
 
 VERIFIED_IMAGES = 500

@@ -270,7 +270,7 @@ def _affine(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _per_channel(constant: np.ndarray, rank: int) -> np.ndarray | None:
-    """A constant that broadcasts along the channels of (N, C, ...) as a vector, float64; None if it varies elsewhere."""
+    """A constant that varies at most along the channels of (N, C, ...) as a vector, float64; None for any other."""
     shape = (1,) * (rank - constant.ndim) + constant.shape
     if len(shape) != rank or any(size != 1 for axis, size in enumerate(shape) if axis != 1):
         return None

@@ -22,6 +22,7 @@ LOGIT_TOLERANCE = 1e-4  # of the logits' scale, their root mean square
 FLIP_TOLERANCE = 1e-5  # of a value before a sign, absolute
 LAYER_TOLERANCE = 1e-5  # of a layer's largest value, given the same signs
 REPLAYED_IMAGES = 20  # compared layer by layer in any case
+ANOTHER = "the exported file is not this network"
 # The largest share of images that may differ; each must be explained. About one sign in 10^7 flips, and an image has
 # 10^5 (ResNet-20) to 3 * 10^6 signs (ResNet-34 at 224x224).
 MAX_SHARE = 0.5
@@ -74,12 +75,12 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
     if len(suspects) > MAX_SHARE * len(images):
         raise UserError(
             f"{len(suspects)} of {len(images)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
-            f"scale, the most by {differences.max():.2e}: the exported file is not this network"
+            f"scale, the most by {differences.max():.2e}: {ANOTHER}"
         )
     if len(suspects) and model.trace is None:
         raise UserError(
             f"an image differs by {differences.max():.2e} of the logits' scale and the runtime is the network's own: "
-            "the exported file is not this network"
+            f"{ANOTHER}"
         )
     replayed, layers = np.union1d(np.arange(min(REPLAYED_IMAGES, len(images))), suspects), 0
     if model.trace is not None:
@@ -129,25 +130,20 @@ def _compare_layers(
         flipped = (value > 0) != (foreign.values[name].reshape(value.shape) > 0)
         if flipped.any() and np.abs(value[flipped]).max() > FLIP_TOLERANCE:
             raise UserError(
-                f"a sign before {name} flips at {np.abs(value[flipped]).max():.2e}, beyond rounding of 0: the exported "
-                "file is not this network"
+                f"a sign before {name} flips at {np.abs(value[flipped]).max():.2e}, beyond rounding of 0: {ANOTHER}"
             )
         _require_close(f"the values before the signs of {name}", foreign.values[name].reshape(value.shape), value)
         if (own.sums[name] == np.round(own.sums[name])).all() and (own.sums[name] != foreign.sums[name]).any():
-            raise UserError(f"the sums of {name} differ given the same signs: the exported file is not this network")
+            raise UserError(f"the sums of {name} differ given the same signs: {ANOTHER}")
         _require_close(f"the sums of {name}", foreign.sums[name], own.sums[name])
     apart = np.abs(own.logits - foreign.logits).max() / scale
     if not apart <= LAYER_TOLERANCE:
-        raise UserError(
-            f"the logits differ by {apart:.2e} of their scale given the same signs: the exported file is not this network"
-        )
+        raise UserError(f"the logits differ by {apart:.2e} of their scale given the same signs: {ANOTHER}")
     # A runtime that shows its values may round otherwise than it does by itself.
     closest = np.min([np.abs(value).reshape(count, -1).min(1) for value in own.values.values()], 0, initial=np.inf)
     others = np.abs(found - foreign.logits).max(1) / scale > LOGIT_TOLERANCE
     if (closest[others] > FLIP_TOLERANCE).any():
-        raise UserError(
-            "an image differs, and no value before a sign is within rounding of 0: the exported file is not this network"
-        )
+        raise UserError(f"an image differs, and no value before a sign is within rounding of 0: {ANOTHER}")
     return len(own.values)
 
 
@@ -187,10 +183,7 @@ def takes_signs(cell: nn.Cell) -> bool:
 def _require_close(what: str, found: np.ndarray, expected: np.ndarray) -> None:
     apart, largest = np.abs(found - expected).max(), np.abs(expected).max()
     if not apart <= LAYER_TOLERANCE * largest:
-        raise UserError(
-            f"{what} differ by {apart:.2e}, at most {largest:.2e} large, given the same signs: the exported file is not "
-            "this network"
-        )
+        raise UserError(f"{what} differ by {apart:.2e}, at most {largest:.2e} large, given the same signs: {ANOTHER}")
 
 
 def _first(arrays: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:

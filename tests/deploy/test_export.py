@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import mindspore as ms
@@ -20,7 +21,7 @@ from src.config import load_config
 from src.deploy import description, export_job, verification
 from src.deploy.exported_model import ExportedModel, Trace
 from src.deploy.formats import FORMATS
-from src.deploy.freeze import FrozenLayer, freeze, replace
+from src.deploy.freeze import FrozenLayer, freeze, replace, round_to_float16
 from src.deploy.verification import compare
 from src.errors import UserError
 from src.models import create_model
@@ -171,6 +172,23 @@ def test_an_openvino_file_has_1_bit_weights(exported, case):
         parameter.size for parameter in lively_network(case.name).get_parameters() if "noise" not in parameter.name
     )
     assert (exported / "out/net.bin").stat().st_size < bits / 8 + 5 * (floats - bits)
+
+
+def test_float16_weights_of_float_layers_are_half_as_large(exported, case, network):
+    program = (*case.program, "--checkpoint", "last.ckpt", "--file_format", "OPENVINO")
+    done = processes.run(*program, "--float_weights", "float16", "--output", "half/net", cwd=exported)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^top-1 with float32 weights \d+\.\d\d%, with float16 weights \d+\.\d\d%$", done.stdout, re.M)
+    assert "500 images compared" in done.stdout
+    rounded = copy.deepcopy(network)
+    round_to_float16(rounded)
+    floats = [p for p in rounded.get_parameters() if p.ndim >= 2 and "layer" not in p.name]
+    assert len(floats) == 2  # the first convolution and the linear layer
+    for parameter, before in zip(rounded.get_parameters(), network.get_parameters(), strict=True):
+        changed = (parameter.asnumpy() != before.asnumpy()).any()
+        assert changed == (parameter.name in [p.name for p in floats])
+    saved = (exported / "out/net.bin").stat().st_size - (exported / "half/net.bin").stat().st_size
+    assert abs(saved - 2 * sum(p.size for p in floats)) < 100  # constants are aligned
 
 
 def test_a_description_is_written_next_to_each_file(exported):

@@ -13,8 +13,8 @@ from PIL import Image
 
 from src import checkpoints
 from src.binary import Binarization
-from src.deploy.description import sha256
 from src.config import MAX_CONFIG_BYTES, load_config
+from src.deploy.description import sha256
 from src.models import create_model
 from src.preprocessing import PREPROCESSING
 from tests.helpers import processes
