@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.helpers import images, processes
 from tests.helpers.processes import ROOT
@@ -105,6 +106,9 @@ def data_folder(tmp_path_factory):
         os.truncate(path, records * (2 + 3072))
     images.write_tree(folder / "folder", 16, 8)
     run(folder, f"python train.py --config configs/digits.yaml --output_dir runs/digits {TINY}")
+    Image.new("RGB", (40, 30)).save(folder / "photo.png")
+    run(folder, "python export.py --checkpoint runs/digits/best.ckpt")
+    run(folder, "python export.py --checkpoint runs/digits/best.ckpt --output exports/digits")
     program = (
         "import mindspore as ms; from src.models import create_model; from src.binary import Binarization; "
         "ms.save_checkpoint(create_model('resnet20', 10, binarization=Binarization(noise_adaptation=False)), "
@@ -122,7 +126,7 @@ def environment() -> dict[str, str]:
 
 def run(folder: Path, text: str, code: int | None = 0) -> str:
     """Run a command in `folder` with this repository's files, and return its output."""
-    text = re.sub(r"(?<![\w/])((?:train|eval|export)\.py|scripts/\S+|configs/\S+)", rf"{ROOT}/\1", text)
+    text = re.sub(r"(?<![\w/])((?:train|eval|export|predict)\.py|scripts/\S+|configs/\S+)", rf"{ROOT}/\1", text)
     done = subprocess.run(
         ["bash", "-c", text],
         cwd=folder,
@@ -157,6 +161,17 @@ def test_a_documented_command_runs(command, data_folder):
     output = run(data_folder, f"{text} {appended}", code)
     if words:
         assert words in output
+
+
+@pytest.mark.slow
+def test_the_programs_of_the_page_on_deployment_run(data_folder):
+    page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    given = "import numpy as np\npixels = np.zeros((40, 30, 3), np.uint8)\n"
+    programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        (data_folder / "page.py").write_text(given + program, encoding="utf-8")
+        run(data_folder, "python page.py")
 
 
 def test_the_readme_is_short():
