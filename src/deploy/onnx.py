@@ -43,11 +43,18 @@ def export(network: "nn.Cell", input_shape: tuple[int, int, int], batch_size: in
     onnx.save(model, str(path))
 
 
-def load(path: Path) -> ExportedModel:
-    """Load an ONNX file into onnxruntime."""
+def load(path: Path, threads: int | None = None) -> ExportedModel:
+    """Load an ONNX file into onnxruntime.
+
+    Args:
+        path: the file.
+        threads: of the processor; None: onnxruntime's choice.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
 
     def session(content: bytes) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     content = path.read_bytes()
     plain = session(content)

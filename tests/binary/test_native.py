@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
+from scipy.stats import ttest_ind
 
 from src.binary import Binarization, chosen_path, create_estimator, fourier
 from src.binary.kernels import native
@@ -244,25 +245,24 @@ class Training:
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [False, True], ids=["signs", "signs and noise"])
 def test_a_network_trains_as_with_plain_operations(graph_mode, monkeypatch, noise):
-    """The first three losses agree, 50 steps repeat to the bit, and over three seeds of 200 steps the mean losses
-    differ by less than their spread.
+    """The first three losses agree, 50 steps repeat to the bit, and over five seeds of 200 steps the mean losses differ
+    no more than chance explains (Welch's t test at 1 %).
 
     Where a value lies within rounding of 0, its sign may differ between the paths, and then all that follows: among the
-    millions of values of a large batch that is likely, with two images it happens with one or two of three seeds. So
-    the first loss is compared for all seeds, the first three for the seed that they agree best with.
+    millions of values of a large batch that is likely, with two images it happens with about half of the seeds. So the
+    first loss is compared for all seeds, the first three for the seed that they agree best with.
     """
     found = {}
     for kernels in ("0", "1"):
         monkeypatch.setenv("BNN_NATIVE", kernels)
         training = Training(2, noise_adaptation=noise)
-        found[kernels] = np.array([training.losses(seed, 200, batches=8) for seed in range(3)])
+        found[kernels] = np.array([training.losses(seed, 200, batches=8) for seed in range(5)])
         np.testing.assert_array_equal(training.losses(0, 50, batches=8), found[kernels][0, :50])
     errors = np.abs(found["1"] / found["0"] - 1)[:, :3]
     assert errors[:, 0].max() <= 1e-5, errors
     assert errors.max(1).min() <= 1e-5, errors
     means = {kernels: losses.mean(1) for kernels, losses in found.items()}
-    spread = max(values.std(ddof=1) for values in means.values())
-    assert abs(means["0"].mean() - means["1"].mean()) < spread, means
+    assert ttest_ind(means["0"], means["1"], equal_var=False).pvalue > 0.01, means
 
 
 def test_the_path_is_said(monkeypatch):
