@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import cli
@@ -24,11 +23,13 @@ with cli.explain_missing_packages():
     from src.config import Config, load_config
     from src.errors import UserError
     from src.preprocessing import Preprocessing
+    from src.pretrained import resolve_model
 
 if TYPE_CHECKING:
     from src.data import Dataset
     from src.training.evaluation import Evaluation
 
+WEIGHTS = (".ckpt", ".safetensors")  # suffixes of checkpoints
 USED_KEYS = (
     "data.name",
     "data.path",
@@ -55,7 +56,7 @@ SHORTHANDS = {
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="eval.py", description=__doc__)
     evaluated = parser.add_mutually_exclusive_group(required=True)
-    evaluated.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, help="a .ckpt file")
+    evaluated.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, help=cli.A_CHECKPOINT)
     evaluated.add_argument(
         "--model", metavar="FILE", type=cli.path, help="a .ckpt file, or a .mindir, .onnx or .xml file of export.py"
     )
@@ -80,14 +81,14 @@ def main(argv: Sequence[str]) -> int:
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
-    exported = arguments.model and Path(arguments.model).suffix.lower() != ".ckpt"
     file = arguments.model or arguments.checkpoint
+    exported = arguments.model and resolve_model(file).suffix.lower() not in WEIGHTS
     if exported:
         for key in overrides:
             if key.startswith(("network.", "amp.", "runtime.mode")):
                 raise UserError(f"--{key} goes with a checkpoint: the exported model {file} is what it is")
     else:
-        cli.require_checkpoint(Path(file))
+        cli.require_checkpoint(file)
     runtime.prepare_environment()
     return (evaluate_exported if exported else evaluate_checkpoint)(file, overrides, arguments)
 

@@ -22,6 +22,7 @@ with cli.explain_missing_packages():
     from src.deploy.export_process import run_export_job
     from src.errors import UserError
     from src.files import require_writable
+    from src.pretrained import PREFIX
 
 FLOAT_WEIGHTS = ("float32", "float16")
 MAX_BATCH = 1024  # the file is tried with one such batch
@@ -31,7 +32,7 @@ SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_ta
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="export.py", description=__doc__)
-    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, required=True, help="a .ckpt file")
+    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, required=True, help=cli.A_CHECKPOINT)
     parser.add_argument(
         "--file_format", choices=[*formats.FORMATS, formats.ALL], default=formats.ALL, help=f"default: {formats.ALL}"
     )
@@ -61,13 +62,13 @@ def main(argv: Sequence[str]) -> int:
     config = load_config(overrides=overrides)  # refuses bad values before a process is started
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
-    checkpoint = Path(arguments.checkpoint)
-    cli.require_checkpoint(checkpoint)
+    checkpoint = cli.require_checkpoint(arguments.checkpoint)
     batch_size = parse_batch_size(arguments.batch_size)
     file_formats = formats.select(arguments.file_format, config.runtime.device_target, batch_size)
     if arguments.float_weights != FLOAT_WEIGHTS[0] and file_formats != ["OPENVINO"]:
         raise UserError(f"--float_weights {arguments.float_weights} goes with --file_format OPENVINO only")
-    output = Path(arguments.output) if arguments.output else checkpoint.with_suffix("")
+    is_ours = arguments.checkpoint.startswith(PREFIX)  # whose folder holds only what the manifest lists
+    output = Path(arguments.output or (checkpoint.stem if is_ours else checkpoint.with_suffix("")))
     require_writable(output.parent)
     runtime.prepare_environment()
     for file_format in file_formats:

@@ -1,4 +1,4 @@
-"""Put default_config.yaml inside the package of the wheel, which pyproject.toml cannot express."""
+"""Put default_config.yaml and pretrained/ inside the package of the wheel, which pyproject.toml cannot express."""
 
 from pathlib import Path
 
@@ -7,12 +7,14 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithConfig(build_py):
-    """Copy the file from the repository's root next to the modules; an editable install reads it where it is."""
+    """Copy them from the repository's root next to the modules; an editable install reads them where they are."""
 
     def run(self):
         super().run()
         if not self.editable_mode:
-            self.copy_file("default_config.yaml", str(Path(self.build_lib, "fda_bnn", "default_config.yaml")))
+            package = Path(self.build_lib, "fda_bnn")
+            self.copy_file("default_config.yaml", str(package / "default_config.yaml"))
+            self.copy_tree("pretrained", str(package / "pretrained"))
 
 
 setup(cmdclass={"build_py": BuildWithConfig})

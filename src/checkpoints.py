@@ -20,6 +20,9 @@ that parameter's name. Format 0 had them as prefixes (`optimizer.`, `state.`), t
 `migration` brings it to today's names when it is read. `fda_bnn_format` and `contents` have no other use than to check
 the file.
 
+Weights alone, with config and preprocessing but without the state of a run, can also be a safetensors file: the texts
+are its metadata. Programs without MindSpore read it. `src.convert` turns one kind into the other.
+
 Files that are not ours hold weights only: the released ResNet-20 (MindSpore 1.3 called its slopes
 `layer1.0.relu1.a`, MindSpore 2 by their attribute `layer1.0.relu1.w`: both load), and what other programs saved.
 
@@ -46,14 +49,18 @@ import numpy as np
 from mindspore import Parameter, nn
 from mindspore.train import checkpoint_pb2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save_file
 
 from .config import load_config
 from .errors import UserError
 from .files import write_atomically
 from .migration import FORMAT, migrate_arrays, migrate_config, migrate_state, require_known_format
 from .preprocessing import Preprocessing
+from .pretrained import resolve
 from .run_dir import LAST, epoch_checkpoints
 
+SAFETENSORS = ".safetensors"
 FORMAT_ENTRY = "fda_bnn_format"
 OPTIMIZER, EXTRA = "@optimizer", "@state"
 _CHECKSUM = b"crc_num"
@@ -132,14 +139,42 @@ def save(
     tensors |= {parameter.name + OPTIMIZER: parameter for parameter in optimizer_state(optimizer)}
     arrays = {name + EXTRA: ms.Tensor(value) for name, value in extra.items() if value.size}  # it writes no empty ones
     tensors |= {name: Parameter(value, name) for name, value in arrays.items()}
-    texts = {
+    _write(path, _texts(config, preprocessing, state), tensors)
+
+
+def save_weights(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's weights, config and preprocessing, without the state of its run.
+
+    Args:
+        path: ends in .safetensors, or in .ckpt for MindSpore's format.
+
+    Raises:
+        WriteError: the file cannot be written; an earlier one at `path` is untouched.
+    """
+    path, texts = Path(path), {}
+    if checkpoint.config is not None:
+        texts = _texts(checkpoint.config, checkpoint.preprocessing, None)
+    arrays = {_slope_name(name): np.ascontiguousarray(value) for name, value in checkpoint.parameters.items()}
+    if path.suffix == SAFETENSORS:
+        write_atomically(path, lambda partial: save_file(arrays, partial, texts))
+    else:
+        _write(path, texts, {name: Parameter(ms.Tensor(value), name) for name, value in arrays.items()})
+
+
+def _texts(config: dict[str, Any], preprocessing: Preprocessing, state: dict[str, Any] | None) -> dict[str, str]:
+    return {
         FORMAT_ENTRY: str(FORMAT),
         "config": json.dumps(config),
         "preprocessing": json.dumps(preprocessing.to_dict()),
         "state": json.dumps(state),
     }
+
+
+def _write(path: str | Path, texts: dict[str, str], tensors: dict[str, Parameter]) -> None:
+    """Write a file in MindSpore's format; without texts it is one as other programs write."""
     shapes = [(name, str(value.dtype), value.shape) for name, value in tensors.items()]
-    entries = {**texts, "contents": contents_hash(texts, shapes), **tensors}
+    contents = {"contents": contents_hash(texts, shapes)} if texts else {}
+    entries = {**texts, **contents, **tensors}
 
     def write(partial: Path) -> None:
         try:
@@ -153,13 +188,16 @@ def save(
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Read and verify a checkpoint file. Earlier formats are migrated.
+    """Read and verify a checkpoint file, a safetensors file, or what `pretrained:NAME` stands for. Earlier formats are
+    migrated.
 
     Raises:
         UserError: no such file, a directory, no permission, empty, truncated, damaged, no checkpoint, or of a newer
             format.
     """
-    path = Path(path)
+    path = resolve(path)
+    if path.suffix == SAFETENSORS:
+        return _read_safetensors(path)
     content, has_checksum = _read_verified(path)
     if not has_checksum and FORMAT_ENTRY.encode() in content[:64]:
         raise _truncated(path)
@@ -198,6 +236,21 @@ def read(path: str | Path) -> Checkpoint:
     for part in ("parameters", "optimizer"):
         parts[part] = migrate_arrays(described["config"], parts[part], number)
     return Checkpoint(str(path), format=number, **described, **parts)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    content, _ = _read_verified(path)
+    try:
+        arrays = load(content)
+        with safe_open(path, framework="numpy") as file:
+            texts = file.metadata() or {}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:  # KeyError: a type that numpy does not have
+        raise UserError(f"{path} is not a safetensors file, or it is truncated or damaged: {error}") from error
+    if FORMAT_ENTRY not in texts:
+        return Checkpoint(str(path), arrays)
+    number = require_known_format(_parse(path, FORMAT_ENTRY, texts[FORMAT_ENTRY]), str(path))
+    described = _described(path, number, {"state": "null"} | texts)
+    return Checkpoint(str(path), migrate_arrays(described["config"], arrays, number), format=number, **described)
 
 
 def _truncated(path: Path) -> UserError:

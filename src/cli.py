@@ -26,6 +26,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_MEMORY = re.compile(
     r"memory (isn't|is not|not) enough|out of memory|(alloc\w*|malloc)[^\n]*memory[^\n]*fail", re.IGNORECASE
 )
+A_CHECKPOINT = "a .ckpt or .safetensors file, or pretrained:NAME"
 POSIX_MODULES = ("fcntl", "resource", "termios")
 # What people call a flag, from other programs, and where its value goes here: the first that the program has.
 ALSO_CALLED = {
@@ -164,8 +165,15 @@ def integer(text: str) -> int:
     return int(text)
 
 
-def require_checkpoint(path: Path) -> None:
-    """UserError unless a file is there; a folder gets a hint."""
+def require_checkpoint(text: str) -> Path:
+    """The path of a checkpoint, which may be given as `pretrained:NAME`.
+
+    Raises:
+        UserError: no file is there; a folder gets a hint.
+    """
+    from .pretrained import resolve
+
+    path = resolve(text)
     try:
         if path.is_dir() and path.suffix != ".ckpt":
             best = path / "best.ckpt"
@@ -175,6 +183,7 @@ def require_checkpoint(path: Path) -> None:
             raise UserError(f"the checkpoint {path} does not exist")
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    return path
 
 
 def _can_write(stream: TextIO | None) -> bool:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "models": {"plain", "binary"},
     "data": {"plain"},
     "experiment": BELOW_EXPERIMENT,
-    "programs": {*BELOW_EXPERIMENT, "experiment", "deploy"},
+    "programs": {*BELOW_EXPERIMENT, "experiment", "training", "deploy"},
     "training": {*BELOW_EXPERIMENT, "experiment"},
     "deploy": {*BELOW_EXPERIMENT, "experiment"},
     "paper": {*BELOW_EXPERIMENT, "experiment", "training", "deploy"},
@@ -40,8 +40,10 @@ MAY_IMPORT = {
 }
 NO_MINDSPORE = [
     "",
+    "card",
     "cli",
     "config",
+    "convert",
     "deploy",
     "deploy.description",
     "deploy.export_process",
@@ -66,6 +68,7 @@ NO_MINDSPORE = [
     "paper.sine_module",
     "paper.studies",
     "preprocessing",
+    "pretrained",
     "run_dir",
     "runtime",
     "summary",

@@ -63,6 +63,8 @@ MAINS = {
     "paper": "src.paper.__main__",
     "sine_module": "src.paper.sine_module",
     "summary": "src.summary",
+    "convert": "src.convert",
+    "card": "src.card",
     "distribute": "src.launch.__main__",
 }
 PROCESSES = {
@@ -73,6 +75,8 @@ PROCESSES = {
     "paper": [sys.executable, "-m", "src.paper"],
     "sine_module": [sys.executable, "-m", "src.paper.sine_module"],
     "summary": [sys.executable, "-m", "src.summary"],
+    "convert": [sys.executable, "-m", "src.convert"],
+    "card": [sys.executable, "-m", "src.card"],
     "run_standalone_train.sh": ["bash", str(ROOT / "scripts/run_standalone_train.sh")],
     "run_eval.sh": ["bash", str(ROOT / "scripts/run_eval.sh")],
     "run_export.sh": ["bash", str(ROOT / "scripts/run_export.sh")],
@@ -503,6 +507,24 @@ IN_PROCESS = [
     ("eval", "--model net.onnx --network.binary false", "--network.binary goes with a checkpoint"),
     ("eval", "--model net.onnx --num_classes 9 --data_path imagenet", "--num_classes is 9, but net.onnx has 4"),
     ("eval", "--model net.onnx --dataset digits", "trained on 4 classes, and the data set in", "has 10"),
+    ("eval", "--checkpoint pretrained:x", "there are no pretrained weights 'x': there are resnet20_digits"),
+    (
+        "export",
+        "--checkpoint pretrained:resnet20",
+        "no weights are the default of resnet20: give a name, resnet20_digits",
+    ),
+    ("predict", "--model pretrained: image.png", "there are no pretrained weights '': there are resnet20_digits"),
+    # Conversion and cards
+    ("convert", "", "required: FROM, TO"),
+    ("convert", "nowhere.ckpt x.safetensors", "the checkpoint nowhere.ckpt does not exist"),
+    ("convert", "sound.ckpt x.npz", "x.npz must end in .ckpt or .safetensors"),
+    ("convert", "sound.ckpt file/x.safetensors", "cannot write in the folder file", "Not a directory"),
+    ("convert", "truncated.ckpt x.safetensors", "truncated.ckpt is a truncated checkpoint"),
+    ("convert", "text.safetensors x.ckpt", "text.safetensors is not a safetensors file, or it is truncated or damaged"),
+    ("convert", "empty.safetensors x.ckpt", "empty.safetensors is empty"),
+    ("card", "sound.ckpt --run run", "required: --command"),
+    ("card", "nowhere.ckpt --run run --command x", "the checkpoint nowhere.ckpt does not exist"),
+    ("card", "sound.ckpt --run run --command x", "run is not the folder of a run: it has no metrics.csv"),
     # The paper's studies
     ("paper", "", "the following arguments are required: NAME"),
     ("paper", "table6", "invalid choice: 'table6'", "table1"),
@@ -698,7 +720,9 @@ CALLS = [
         "num_classes is 1000000000, but must be an integer from 1 to 1000",
     ),
     (lambda: create_model("resnet20", in_channels=-3), "in_channels is -3, but must be an integer from 1 to 1024"),
-    (lambda: create_model("resnet20", pretrained=True), "no pretrained weights for 'resnet20'", "train with train.py"),
+    (lambda: create_model("resnet20", pretrained=True), "no weights are the default of resnet20", "resnet20_digits"),
+    (lambda: create_model("alexnet", pretrained=True), "no pretrained weights 'alexnet': there are resnet20_digits"),
+    (lambda: create_model("resnet20", pretrained="x"), "no pretrained weights 'x': there are resnet20_digits"),
     (lambda: create_model("resnet20", binarization="fda"), "binarization is 'fda', but must be a Binarization"),
     (lambda: create_model("resnet20", options=3), "options is 3, but must be options by their names"),
     (

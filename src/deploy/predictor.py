@@ -14,13 +14,14 @@ from .. import runtime
 from ..errors import UserError
 from ..image_files import centre
 from ..preprocessing import Preprocessing
+from ..pretrained import resolve_model
 from . import description
 from .description import Description
 from .exported_model import ExportedModel, in_batches
 from .formats import FORMATS, Format
 
-CHECKPOINT = ".ckpt"
-NEEDS_MINDSPORE = (CHECKPOINT, ".mindir")
+CHECKPOINTS = (".ckpt", ".safetensors")
+NEEDS_MINDSPORE = (*CHECKPOINTS, ".mindir")
 MAX_MESSAGE = 300  # characters of a runtime's message
 
 
@@ -105,19 +106,20 @@ def load_model(file: str | Path, device_target: str = "CPU", num_classes: int | 
     """Load a model file into its runtime: a checkpoint or what export.py writes, told by the suffix.
 
     Args:
-        file: path of the file. Next to an exported one lies its JSON, which says how images are prepared.
+        file: path of the file, or `pretrained:NAME`. Next to an exported one lies its JSON, which says how images are
+            prepared.
         device_target: CPU, GPU or Ascend, for those that MindSpore runs.
         num_classes: of a checkpoint that does not hold it.
 
     Raises:
         UserError: the file is missing, damaged, of an unknown kind or not the described one.
     """
-    path = Path(file)
+    path = resolve_model(file)
     suffix = path.suffix.lower()
     _require_file(path)
     if suffix in NEEDS_MINDSPORE:
         runtime.prepare_environment()
-    if suffix == CHECKPOINT:
+    if suffix in CHECKPOINTS:
         from . import checkpoint
 
         return Model(path, *checkpoint.load(path, device_target, num_classes))
@@ -152,7 +154,7 @@ def _format_of(suffix: str, path: Path) -> tuple[str, Format]:
             if written.device is not None:
                 raise UserError(f"no runtime here reads {name} files: give an ONNX or OpenVINO file, or a checkpoint")
             return name, written
-    known = ", ".join([CHECKPOINT, *(one.suffix for one in FORMATS.values() if one.device is None)])
+    known = ", ".join([*CHECKPOINTS, *(one.suffix for one in FORMATS.values() if one.device is None)])
     raise UserError(f"{path} is not a model by its name, which ends in {suffix or 'nothing'}: known are {known}")
 
 

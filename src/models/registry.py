@@ -1,5 +1,6 @@
 """Networks by name, here and in mindcv's registry."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,9 @@ from mindspore import nn
 
 from ..binary import Binarization
 from ..binary.validation import build, lookup, require, require_integer, require_options
+from ..checkpoints import load_network
+from ..cli import echo
+from . import pretrained as pretrained_weights
 from .initialization import draw_by_name
 
 MAX_CLASSES = 100_000  # more is a typing error: the last layer would take gigabytes
@@ -54,7 +58,9 @@ def register(
     name = make.__name__
     NETWORKS[name] = Network(make, image_size, size_multiple, num_classes)
 
-    def entry(num_classes: int | None = None, in_channels: int = 3, pretrained: bool = False, **options) -> nn.Cell:
+    def entry(
+        num_classes: int | None = None, in_channels: int = 3, pretrained: bool | str = False, **options
+    ) -> nn.Cell:
         own = None if num_classes == MINDCV_CLASSES else num_classes
         return create_model(name, own, in_channels, pretrained=pretrained, **options)
 
@@ -70,32 +76,31 @@ def create_model(
     in_channels: int = 3,
     binarization: Binarization = Binarization(),
     options: Mapping[str, Any] | None = None,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
 ) -> nn.Cell:
-    """Create the network called `name` with new weights, each of which depends only on `ms.set_seed` and its name.
+    """Create the network called `name`. New weights depend only on `ms.set_seed` and each one's name.
 
     Args:
         name: one of `NETWORKS`, for example "resnet20".
-        num_classes: width of the last layer; None: 10 for networks for 32x32 images, 1000 for those for ImageNet.
+        num_classes: width of the last layer; None: that of the pretrained weights, or else 10 for networks for 32x32
+            images and 1000 for those for ImageNet.
         in_channels: channels of the input image.
         binarization: estimators, weight quantizer and noise of the binary layers; `Binarization.full_precision()` for
             the full-precision baseline.
         options: options of the network itself, for example {"prelu": False} for the ResNets.
-        pretrained: must be False: no weights are published yet.
+        pretrained: name of weights in pretrained/manifest.yaml; True: the network's default there. With another number
+            of classes the last layer starts fresh, and a note says so.
 
     Returns:
         Cell from (N, in_channels, H, W) to logits (N, num_classes), in evaluation mode.
 
     Raises:
-        ValueError: a name or option is unknown, a value is out of range, or pretrained is True.
+        ValueError: a name or option is unknown, a value is out of range, or there are no such pretrained weights.
     """
     network = lookup("network", NETWORKS, name)
-    if pretrained:
-        raise ValueError(
-            f"there are no pretrained weights for {name!r} yet: train with train.py and load the checkpoint "
-            "with src.checkpoints.load_network"
-        )
-    num_classes = network.num_classes if num_classes is None else num_classes
+    weights = pretrained_weights.read(name, pretrained, binarization, options or {}) if pretrained else None
+    if num_classes is None:
+        num_classes = network.num_classes if weights is None else len(weights.preprocessing.classes)
     require_integer("num_classes", num_classes, 1, MAX_CLASSES)
     require_integer("in_channels", in_channels, 1, MAX_CHANNELS)
     require(
@@ -107,6 +112,9 @@ def create_model(
     require_options("options", options or {})
     arguments = dict(zip(NETWORK_ARGUMENTS, (num_classes, in_channels, binarization), strict=True))
     built = draw_by_name(lambda: build("network", {name: network.make}, name, options or {}, arguments))
+    if weights is not None:
+        for note in load_network(built, weights, new_classes=True):
+            echo(f"note: {note}", sys.stderr)
     return built.set_train(False)
 
 

@@ -1,7 +1,8 @@
-"""curves.png: what metrics.csv holds, drawn against the epoch."""
+"""curves.png: what metrics.csv holds, drawn against the epoch; and confusion matrices."""
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,30 @@ def plot_curves(history: History, scheduled: list[str], path: Path) -> None:
         if axes.lines:
             axes.legend()
         axes.grid(alpha=0.3)
+    write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
+
+
+def plot_confusion(counts, classes: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix as a PNG: which share of each class (row) was called which class (column).
+
+    Args:
+        counts: (K, K) numbers of images.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    side = 2.5 + 0.4 * len(classes)
+    figure = _new_figure(side, side)
+    axes = figure.subplots()
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*counts.nonzero(), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("called")
+    axes.set_ylabel("class")
     write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
 
 

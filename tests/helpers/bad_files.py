@@ -89,6 +89,8 @@ def write_checkpoints(folder: Path) -> None:
         "truncated.ckpt": content[: len(content) // 2],
         "flipped.ckpt": content[:9999] + bytes([content[9999] ^ 1]) + content[10_000:],
         "text.ckpt": b"no checkpoint\n" * 99,
+        "text.safetensors": b"no checkpoint\n" * 99,
+        "empty.safetensors": b"",
         "ä b/truncated.ckpt": content[:99],
     }.items():
         (folder / name).write_bytes(damaged)

@@ -30,8 +30,10 @@ def test_classes_channels_and_options_arrive(create):
 
 
 @every_entry_point
-def test_pretrained_weights_are_refused_plainly(create):
-    with pytest.raises(ValueError, match="no pretrained weights for 'resnet20'.*train.py"):
+def test_weights_are_loaded_by_name_and_true_needs_a_default(create):
+    """tests/test_pretrained.py has the details."""
+    assert create(pretrained="resnet20_digits").linear.weight.shape == (10, 64)
+    with pytest.raises(ValueError, match="no weights are the default of resnet20: give a name, resnet20_digits"):
         create(num_classes=10, pretrained=True)
 
 

@@ -1,0 +1,246 @@
+"""Weights that come with the project: the manifest, `pretrained:NAME` everywhere; safetensors files."""
+
+import hashlib
+import importlib
+import json
+
+import mindspore as ms
+import numpy as np
+import pytest
+import yaml
+from mindspore import nn
+from safetensors import safe_open
+
+from src import checkpoints, cli, convert, pretrained
+from src.binary import Binarization
+from src.config import load_config
+from src.errors import UserError
+from src.models import create_model
+from src.preprocessing import PREPROCESSING
+from tests.helpers import processes
+
+NAME = "resnet20_digits"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`run.ckpt` of an untrained ResNet-20 on digits with noise modules and optimizer state, and a manifest with it."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    ms.set_seed(3)
+    network = create_model("resnet20")
+    config = load_config(overrides={"data.name": "digits"}).model_dump()
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    checkpoints.save(folder / "run.ckpt", network, optimizer, config, PREPROCESSING["digits"], None, {})
+    assert cli.run(convert.main, [str(folder / "run.ckpt"), str(folder / f"{NAME}.safetensors")]) == 0
+    write_manifest(folder)
+    return folder
+
+
+def entry(folder, **changed) -> dict:
+    return {
+        "network": "resnet20",
+        "dataset": "digits",
+        "file": f"{NAME}.safetensors",
+        "sha256": hashlib.sha256((folder / f"{NAME}.safetensors").read_bytes()).hexdigest(),
+        "config": "configs/digits.yaml",
+        "accuracy": 0.1,
+        "command": f"python eval.py --checkpoint pretrained:{NAME}",
+        "licence": "Apache-2.0",
+    } | changed
+
+
+def write_manifest(folder, entries=None) -> None:
+    (folder / pretrained.MANIFEST).write_text(yaml.safe_dump(entries or {NAME: entry(folder)}, sort_keys=False))
+
+
+@pytest.fixture
+def ours(folder, monkeypatch):
+    """As if the folder were the project's own."""
+    monkeypatch.setattr(pretrained, "FOLDERS", (folder,))
+    return folder
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert value.dtype == other[name].dtype
+        np.testing.assert_array_equal(value, other[name])
+
+
+def test_a_conversion_there_and_back_keeps_weights_config_and_preprocessing(folder, capsys):
+    assert cli.run(convert.main, [str(folder / f"{NAME}.safetensors"), str(folder / "back.ckpt")]) == 0
+    run, there, back = (checkpoints.read(folder / name) for name in ("run.ckpt", f"{NAME}.safetensors", "back.ckpt"))
+    for other in (there, back):
+        assert_same(run.parameters, other.parameters)
+        assert (other.config, other.preprocessing, other.format) == (run.config, run.preprocessing, run.format)
+        assert other.state is None and not other.optimizer and run.optimizer
+    assert ms.load_checkpoint(str(folder / "back.ckpt"))["layer1.0.relu1.a"].asnumpy() == 0.25
+
+
+def test_a_safetensors_file_is_read_without_this_project(folder):
+    with safe_open(folder / f"{NAME}.safetensors", framework="numpy") as file:
+        assert json.loads(file.metadata()["config"])["network"]["name"] == "resnet20"
+        assert file.get_tensor("layer1.0.conv1.weight").shape == (16, 16, 3, 3)
+        assert "layer1.0.relu1.a" in file.keys() and "linear.weight" in file.keys()
+
+
+def test_a_released_checkpoint_converts_too(tmp_path):
+    """It has no config; MindSpore 2 spells its slopes otherwise."""
+    network = create_model("resnet20", binarization=Binarization(noise_adaptation=False))
+    entries = [
+        {"name": parameter.name.replace(".relu1.a", ".relu1.w"), "data": parameter}
+        for parameter in network.get_parameters()
+    ]
+    ms.save_checkpoint(entries, str(tmp_path / "released.ckpt"))
+    for source, target in (("released.ckpt", "there.safetensors"), ("there.safetensors", "back.ckpt")):
+        assert cli.run(convert.main, [str(tmp_path / source), str(tmp_path / target)]) == 0
+        found = checkpoints.read(tmp_path / target)
+        assert found.config is None and "layer1.0.relu1.a" in found.parameters
+        assert checkpoints.load_network(network, found) == []
+
+
+@pytest.mark.parametrize("place", range(20))
+def test_a_truncated_safetensors_file_is_refused(folder, tmp_path, place):
+    content = (folder / f"{NAME}.safetensors").read_bytes()
+    path = tmp_path / "cut.safetensors"
+    # Half of the places lie in the header.
+    path.write_bytes(content[: place * 2000] if place < 10 else content[: len(content) * place // 20])
+    with pytest.raises(UserError, match="is empty|not a safetensors file, or it is truncated or damaged") as refusal:
+        checkpoints.read(path)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
+
+
+def test_the_weights_are_those_of_the_file(ours):
+    network = create_model("resnet20", pretrained=NAME)
+    found = {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
+    assert_same(found, checkpoints.read(ours / "run.ckpt").parameters)
+
+
+def test_without_noise_modules_the_rest_is_loaded(ours):
+    network = create_model("resnet20", pretrained=NAME, binarization=Binarization(noise_adaptation=False))
+    np.testing.assert_array_equal(
+        network.layer1[0].conv1.weight.asnumpy(),
+        checkpoints.read(ours / "run.ckpt").parameters["layer1.0.conv1.weight"],
+    )
+
+
+def test_another_number_of_classes_starts_the_head_fresh_and_says_so(ours, capsys):
+    network = create_model("resnet20", num_classes=3, pretrained=NAME)
+    assert network.linear.weight.shape == (3, 64)
+    assert "the last layer (linear.weight, linear.bias) starts fresh for 3 classes" in capsys.readouterr().err
+
+
+def test_mindcv_passes_the_name_on(ours):
+    import mindcv
+
+    network = mindcv.create_model("fda_resnet20", pretrained=NAME)
+    assert network.linear.weight.shape == (10, 64)
+    np.testing.assert_array_equal(
+        network.linear.weight.asnumpy(), checkpoints.read(ours / "run.ckpt").parameters["linear.weight"]
+    )
+
+
+def test_true_means_the_default_of_the_network(ours, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=f"no weights are the default of resnet20: give a name, {NAME}"):
+        create_model("resnet20", pretrained=True)
+    with pytest.raises(UserError, match=f"no pretrained weights 'vgg_small': there are {NAME}"):
+        create_model("vgg_small", pretrained=True)
+    (tmp_path / f"{NAME}.safetensors").write_bytes((ours / f"{NAME}.safetensors").read_bytes())
+    write_manifest(tmp_path, {NAME: entry(ours, default=True)})
+    monkeypatch.setattr(pretrained, "FOLDERS", (tmp_path,))
+    assert create_model("resnet20", pretrained=True).linear.weight.shape == (10, 64)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        ("vgg_small", {}, f"{NAME} are weights of resnet20, not of vgg_small"),
+        ("resnet20", {"binarization": Binarization.full_precision()}, "trained with network.binary True, not False"),
+        (
+            "resnet20",
+            {"binarization": Binarization(weight_quantizer="xnor")},
+            "trained with network.weight_quantizer 'dorefa', not 'xnor'",
+        ),
+        ("resnet20", {"in_channels": 1}, "of another shape: conv1.weight"),
+    ],
+)
+def test_other_weights_than_the_network_needs_are_refused(ours, network, options, message):
+    with pytest.raises(UserError, match=message):
+        create_model(network, pretrained=NAME, **options)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sha256": 64 * "0"}, "is damaged: its SHA-256 is"),
+        ({"sha256": "0"}, "resnet20_digits.sha256: String should match"),
+        ({"file": "../run.ckpt"}, "resnet20_digits.file: String should match"),
+        ({"file": "nowhere.safetensors"}, "cannot read the pretrained weights .*nowhere.safetensors: No such file"),
+        ({"openvino": "/tmp/net.xml"}, "resnet20_digits.openvino: String should match"),
+        ({"accuracy": 1.5}, "resnet20_digits.accuracy: Input should be less than or equal to 1"),
+        ({"accuracy": "high"}, "resnet20_digits.accuracy: Input should be a valid number"),
+        ({"dataset": "cifar10"}, "resnet20_digits must be called resnet20_cifar10"),
+        ({"licence": None}, "resnet20_digits.licence: Input should be a valid string"),
+        ({"kind": 1}, "resnet20_digits.kind: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(folder, tmp_path, changed, message):
+    (tmp_path / f"{NAME}.safetensors").write_bytes((folder / f"{NAME}.safetensors").read_bytes())
+    write_manifest(tmp_path, {NAME: entry(folder, **changed)})
+    with pytest.raises(UserError, match=message) as refusal:
+        pretrained.weights(NAME, tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_two_defaults_of_a_network_are_refused(folder, tmp_path):
+    other = entry(folder, dataset="cifar10", default=True)
+    write_manifest(tmp_path, {NAME: entry(folder, default=True), "resnet20_cifar10": other})
+    with pytest.raises(UserError, match="resnet20_digits and resnet20_cifar10 are both the default of resnet20"):
+        pretrained.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "a: 1\n", None])
+def test_a_manifest_that_is_none_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / pretrained.MANIFEST).write_text(text)
+    with pytest.raises(UserError, match="manifest"):
+        pretrained.weights(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("program", ["eval", "export", "predict", "train"])
+def test_programs_take_the_prefix_and_list_the_names(program, ours, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module(program).main
+    flags = {"train": ["--dataset", "digits", "--init_checkpoint"], "predict": ["image.png", "--model"]}
+    code = cli.run(main, [*flags.get(program, ["--checkpoint"]), "pretrained:resnet21"])
+    error = capsys.readouterr().err
+    assert code == 2 and f"there are no pretrained weights 'resnet21': there are {NAME}" in error, error
+
+
+class TestShipped:
+    """The weights in pretrained/."""
+
+    @pytest.mark.parametrize("name", pretrained.read_manifest())
+    def test_files_are_right(self, name):
+        entry = pretrained.read_manifest()[name]
+        found = checkpoints.read(pretrained.weights(name))
+        assert found.config["network"]["name"] == entry.network and found.config["data"]["name"] == entry.dataset
+        assert (processes.ROOT / entry.config).is_file() and f"pretrained:{name}" in entry.command
+        card = (pretrained.own_folder() / f"{name}.md").read_text(encoding="utf-8")
+        assert f"{entry.accuracy:.2%}" in card
+        for picture in ("curves", "confusion"):
+            assert f"{name}_{picture}.png" in card and (pretrained.own_folder() / f"{name}_{picture}.png").is_file()
+
+    def test_the_digits_network_has_the_accuracy_of_its_card(self, capsys):
+        """With the OpenVINO file, to the image: it needs no compilation."""
+        main = importlib.import_module("eval").main
+        assert cli.run(main, ["--model", f"pretrained:{NAME}"]) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["Top1-Acc"] == pytest.approx(pretrained.read_manifest()[NAME].accuracy, abs=1e-9)
+
+    @pytest.mark.slow
+    def test_the_digits_network_has_it_in_mindspore_too(self, capsys):
+        main = importlib.import_module("eval").main
+        assert cli.run(main, ["--checkpoint", f"pretrained:{NAME}"]) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["Top1-Acc"] == pytest.approx(pretrained.read_manifest()[NAME].accuracy, abs=1e-9)
