@@ -157,6 +157,7 @@ def save_weights(path: str | Path, checkpoint: Checkpoint) -> None:
     arrays = {_slope_name(name): np.ascontiguousarray(value) for name, value in checkpoint.parameters.items()}
     if path.suffix == SAFETENSORS:
         write_atomically(path, lambda partial: save_file(arrays, partial, texts))
+        path.chmod(0o644)  # safetensors makes it readable only by its owner
     else:
         _write(path, texts, {name: Parameter(ms.Tensor(value), name) for name, value in arrays.items()})
 

@@ -40,6 +40,7 @@ from mindspore import nn
 images = ms.Tensor(np.zeros((2, 3, 32, 32), np.float32))
 assert create_model("resnet20")(images).shape == (2, 10)
 assert registered(images).shape == (2, 10)
+assert create_model("resnet20", pretrained="resnet20_digits")(images).shape == (2, 10)
 assert create_estimator("fda", n=9)(images).shape == images.shape
 assert fda_bnn.Binarization().conv(3, 4, 3)(images).shape == (2, 4, 30, 30)
 if sys.argv[1] == "wheel":
@@ -75,6 +76,7 @@ def copy_of_repository(folder: Path) -> Path:
     for name in FILES:
         shutil.copy(ROOT / name, copy / name)
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "pretrained", copy / "pretrained")
     return copy
 
 
