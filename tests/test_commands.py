@@ -46,7 +46,7 @@ class Command:
 
     @property
     def program(self) -> str:
-        return next(word for word in shlex.split(self.text) if word not in ("bash", "python", "-m"))
+        return next(word for word in shlex.split(self.text.rpartition("|")[2]) if word not in ("bash", "python", "-m"))
 
     @property
     def limit(self) -> tuple | None:
@@ -147,7 +147,7 @@ def test_a_documented_command_runs(command, data_folder):
     part, appended, code, words = command.limit or (None, "", 0, None)
     if appended is None or text.startswith("source "):
         pytest.skip(f"not run here: {part or text}")
-    data = "folder" if re.search("--dataset (folder|imagenet)|configs/imagenet|table5", text) else "cifar"
+    data = "folder" if re.search("--dataset (folder|imagenet)|configs/imagenet|table5|predict", text) else "cifar"
     text = re.sub(r"\bDIR\b", str(data_folder / data), text)
     text = re.sub(r"\bFILE\b", "runs/digits/best.ckpt", text).replace("runs/latest", "runs/digits")
     text = re.sub(r"\bNAME\b", "resnet20", text)
