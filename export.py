@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="export.py", description=__doc__)
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, required=True, help=cli.A_CHECKPOINT)
     parser.add_argument(
-        "--file_format", choices=[*formats.FORMATS, formats.ALL], default=formats.ALL, help=f"default: {formats.ALL}"
+        "--file_format", choices=[*formats.EXPORTED, formats.ALL], default=formats.ALL, help=f"default: {formats.ALL}"
     )
     parser.add_argument(
         "--batch_size", default="dynamic", metavar="N|dynamic", help="images per call; default: dynamic"

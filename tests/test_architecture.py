@@ -49,6 +49,7 @@ NO_MINDSPORE = [
     "deploy.export_process",
     "deploy.exported_model",
     "deploy.formats",
+    "deploy.lite",
     "deploy.onnx",
     "deploy.openvino",
     "deploy.openvino_graph",

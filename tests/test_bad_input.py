@@ -452,9 +452,16 @@ IN_PROCESS = [
     (
         "predict",
         "--model net image.png",
-        "net is not a model by its name, which ends in nothing: known are .ckpt, .mindir",
+        "net is not a model by its name, which ends in nothing: known are .ckpt, .safetensors, .mindir",
     ),
-    ("predict", "--model net.ms image.png", "net.ms is not a model by its name, which ends in .ms: known are .ckpt"),
+    ("predict", "--model net.ms image.png", "net.ms.json is missing: export.py writes it next to a model"),
+    (
+        "predict",
+        "--model lite.ms image.png",
+        "lite.ms cannot be read as LITE: ",
+        "has no MindSpore Lite: docs/ascend.md",
+    ),
+    ("predict", "--model net.h5 image.png", "net.h5 is not a model by its name, which ends in .h5: known are .ckpt"),
     ("predict", "--model net.air image.png", "no runtime here reads AIR files: give an ONNX or OpenVINO file"),
     ("predict", "--model net.bin image.png", "net.bin holds the weights of a model: give net.xml"),
     ("predict", "--model image.png image.png", "image.png is not a model by its name, which ends in .png"),

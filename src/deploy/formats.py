@@ -1,5 +1,5 @@
-"""The export formats, one line each. Importing this table imports neither MindSpore nor a runtime; using a line
-does."""
+"""The formats of model files, one line each. Importing this table imports neither MindSpore nor a runtime; using a
+line does."""
 
 import importlib
 from collections.abc import Callable
@@ -14,17 +14,20 @@ ALL = "ALL"  # every format that can be written here
 
 @dataclass(frozen=True)
 class Format:
-    """One export format.
+    """One format.
 
-    `module`, in this folder, has `export(network, input_shape, batch_size, path)`, which may return a remark, and, if a
-    runtime here can read the file back, `load(path)`, which returns an `ExportedModel`.
+    `module`, in this folder, has `export(network, input_shape, batch_size, path)`, which may return a remark, unless
+    another program writes the format, and, if a runtime here can read the file back, `load(path)`, which returns an
+    `ExportedModel`.
     """
 
     module: str
     suffix: str
+    other_suffix: str | None = None  # that its files may have, too
     weights_suffix: str | None = None  # of a second file with the weights; None: there is one file
     device: str | None = None  # the only device target on which MindSpore writes it; None: any
     fixed_batch: bool = False  # whether it needs a batch size
+    exported: bool = True  # False: scripts/run_convert_lite.sh writes it
 
     def files(self, path: Path) -> list[Path]:
         """The files of a model at `path`, the one that is opened last."""
@@ -50,14 +53,16 @@ FORMATS = {
     "ONNX": Format("onnx", ".onnx"),
     "OPENVINO": Format("openvino", ".xml", weights_suffix=".bin"),
     "AIR": Format("air", ".air", device="Ascend", fixed_batch=True),
+    "LITE": Format("lite", ".ms", other_suffix=".mindir", exported=False),
 }
+EXPORTED = tuple(name for name, one in FORMATS.items() if one.exported)
 
 
 def select(name: str, device_target: str, batch_size: int | None) -> list[str]:
     """Return `[name]`, or for `ALL` every format that can be written.
 
     Args:
-        name: a name in `FORMATS`, or `ALL`.
+        name: a name in `EXPORTED`, or `ALL`.
         device_target: CPU, GPU or Ascend.
         batch_size: None: dynamic.
 
@@ -65,7 +70,7 @@ def select(name: str, device_target: str, batch_size: int | None) -> list[str]:
         UserError: the named format cannot be written on that device or with that batch size.
     """
     if name == ALL:
-        return [name for name in FORMATS if _obstacle(name, device_target, batch_size) is None]
+        return [name for name in EXPORTED if _obstacle(name, device_target, batch_size) is None]
     obstacle = _obstacle(name, device_target, batch_size)
     if obstacle is not None:
         raise UserError(obstacle)

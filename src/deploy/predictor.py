@@ -18,7 +18,7 @@ from ..pretrained import resolve_model
 from . import description
 from .description import Description
 from .exported_model import ExportedModel, in_batches
-from .formats import FORMATS, Format
+from .formats import FORMATS
 
 CHECKPOINTS = (".ckpt", ".safetensors")
 NEEDS_MINDSPORE = (*CHECKPOINTS, ".mindir")
@@ -123,13 +123,17 @@ def load_model(file: str | Path, device_target: str = "CPU", num_classes: int | 
         from . import checkpoint
 
         return Model(path, *checkpoint.load(path, device_target, num_classes))
-    name, written = _format_of(suffix, path)
+    names = _formats_of(suffix, path)
     described = description.read(path)
-    if described.format != name:
-        raise UserError(f"{description.path_of(path)} describes a model of the format {described.format}, not {name}")
-    if suffix in NEEDS_MINDSPORE:
+    name = described.format
+    if name not in names:
+        raise UserError(f"{description.path_of(path)} describes a model of the format {name}, not {' or '.join(names)}")
+    options = {}
+    if name == "MINDIR":
         runtime.start(device_target)
-    model = _in_a_sentence(lambda: written.load(path), f"{path} cannot be read as {name}")
+    elif name == "LITE":
+        options["device"] = device_target.lower()
+    model = _in_a_sentence(lambda: FORMATS[name].load(path, **options), f"{path} cannot be read as {name}")
     return Model(path, model, described.image_preprocessing, described.output.classes, described)
 
 
@@ -146,14 +150,17 @@ def _require_file(path: Path) -> None:
         raise UserError(f"the model {path} is not a file")
 
 
-def _format_of(suffix: str, path: Path) -> tuple[str, Format]:
-    for name, written in FORMATS.items():
-        if written.weights_suffix == suffix:
-            raise UserError(f"{path} holds the weights of a model: give {path.with_suffix(written.suffix)}")
-        if written.suffix == suffix:
-            if written.device is not None:
-                raise UserError(f"no runtime here reads {name} files: give an ONNX or OpenVINO file, or a checkpoint")
-            return name, written
+def _formats_of(suffix: str, path: Path) -> list[str]:
+    """The names of the formats whose files have this suffix and can be read here."""
+    found = [name for name, one in FORMATS.items() if suffix in (one.suffix, one.other_suffix)]
+    readable = [name for name in found if FORMATS[name].device is None]
+    if readable:
+        return readable
+    if found:
+        raise UserError(f"no runtime here reads {found[0]} files: give an ONNX or OpenVINO file, or a checkpoint")
+    for one in FORMATS.values():
+        if one.weights_suffix == suffix:
+            raise UserError(f"{path} holds the weights of a model: give {path.with_suffix(one.suffix)}")
     known = ", ".join([*CHECKPOINTS, *(one.suffix for one in FORMATS.values() if one.device is None)])
     raise UserError(f"{path} is not a model by its name, which ends in {suffix or 'nothing'}: known are {known}")
 

@@ -215,6 +215,8 @@ def write_models(folder: Path) -> None:
     shutil.copy(folder / "net.bin", folder / "onnx.bin")
     hashes = {f".{suffix}": sha256(folder / f"onnx.{suffix}") for suffix in ("xml", "bin")}
     (folder / "onnx.xml.json").write_text(json.dumps(described | {"format": "OPENVINO", "sha256": hashes}))
-    for name in ("net.air", "net.ms", "net"):
+    for name in ("net.air", "net.ms", "net.h5", "net", "lite.ms"):
         shutil.copy(folder / "net.onnx", folder / name)
+    hashes = {".ms": sha256(folder / "lite.ms")}
+    (folder / "lite.ms.json").write_text(json.dumps(described | {"format": "LITE", "sha256": hashes}))
     (folder / "folder.onnx").mkdir()
