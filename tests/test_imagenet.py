@@ -159,7 +159,8 @@ def test_an_export_describes_its_preprocessing(program, trained):
     assert done.returncode == 0, done.stderr
     assert "500 images compared" in done.stdout
     description = json.loads((trained / "net.mindir.json").read_text())
-    assert description["input"]["shape"] == ["dynamic", 3, 224, 224]
+    assert description["input"]["batch_size"] is None and description["input"]["shape"] == [3, 224, 224]
+    assert description["resize"] == {"filter": "Pillow bilinear", "shorter_side": 256, "crop": "centre"}
     preprocessing = description["preprocessing"]
     assert preprocessing["classes"] == [f"class{label}" for label in range(4)]
     assert (preprocessing["size"], preprocessing["shorter_side"]) == (224, 256)
