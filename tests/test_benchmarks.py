@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mindspore import nn
 
-from benchmarks import distributed, scaling_model, training_step
+from benchmarks import distributed, inference, scaling_model, training_step
 from benchmarks.orders import Worker, WorkerEnded
 from benchmarks.scaling_model import (
     CASES,
@@ -321,7 +321,9 @@ def test_a_worker_answers_until_it_ends(tmp_path):
             worker.ask("double", x=1)
 
 
-@pytest.mark.parametrize("name", ["distributed", "kernels", "operations", "scaling_model", "training_step"])
+@pytest.mark.parametrize(
+    "name", ["distributed", "inference", "kernels", "operations", "scaling_model", "training_step"]
+)
 def test_help_of_a_benchmark_imports_no_mindspore(name, tmp_path):
     (tmp_path / "mindspore.py").write_text("raise ImportError('MindSpore is imported')")
     done = subprocess.run(
@@ -348,3 +350,62 @@ def test_a_training_step_is_measured(tmp_path):
     counted = dict(re.findall(r"^\| ([^|]*) \| (\d+) \|$", done.stdout, re.MULTILINE))
     assert 0 < int(counted[STE]) < int(counted[FDA]) < int(counted[NOISE])
     assert set(BINARY) == set(counted)
+
+
+class GivenTimes:
+    """A worker of benchmarks/inference.py that answers with given seconds."""
+
+    seconds = {inference.BINARY: 1e-3, inference.FLOAT: 2e-3, inference.ORT: 3e-3, inference.MINDSPORE: 1e-2}
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def ask(self, action: str, count: int, **given) -> list[float]:
+        return count * [self.seconds[self.name]]
+
+    def __exit__(self, *error) -> None:
+        pass
+
+
+def test_keys_of_inference_are_ratios_of_one_image_on_one_thread(tmp_path, monkeypatch, capsys):
+    measured = inference.Benchmark(tmp_path, rounds=2)
+    monkeypatch.setattr(measured, "worker", lambda name, path, threads: GivenTimes(name))
+    monkeypatch.setattr(inference, "PAUSE", 0)
+    for batch_size, threads in ((32, 1), (1, 2)):
+        measured.speeds("resnet20", tmp_path, batch_size, threads)
+    assert set(measured.values.values()) == {None}
+    measured.speeds("resnet20", tmp_path, 1, 1)
+    assert measured.values["resnet20_openvino_over_ort"] == pytest.approx(3)
+    header, rows = measured.tables["resnet20 at 32x32, images: 32, threads: 1"]
+    assert dict(zip(header, rows[0], strict=True))["images/s"] == "32000"
+    measured.print(as_json=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-1]) == measured.values and measured.values.keys() == inference.KEYS.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("resnet20_file_bytes", 60_000, ("60,000", "<= 60,000", "met")),
+        ("resnet20_file_bytes", 60_001, ("60,001", "<= 60,000", "missed")),
+        ("resnet18_openvino_over_ort", 2.4, ("2.4", ">= 2.5", "missed")),
+        ("first_prediction_s", None, ("", "<= 1.5", "not measured")),
+    ],
+)
+def test_goals_of_inference_are_compared(key, value, expected):
+    assert inference.verdict(key, value)[2:] == expected
+
+
+def test_a_turn_has_enough_runs():
+    assert [inference.count_of(seconds) for seconds in (1e-4, 0.01, 1.0)] == [200, 30, 3]
+
+
+@pytest.mark.slow
+def test_inference_is_measured(tmp_path):
+    done = processes.run("benchmarks/inference.py", "--quick", "--rounds", "1", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout.splitlines()[-1])
+    assert {key for key, value in values.items() if value is None} == {key for key in values if "resnet18" in key}
+    layers = re.findall(r"^\| layer\d\.\d\.conv\d \| (\S+) \| [\d.]+ \| \d+ \|", done.stdout, re.MULTILINE)
+    assert len(layers) == 18 and all(implementation.endswith("u1") for implementation in layers)
+    assert 20_000 < values["resnet20_file_bytes"] < 100_000
