@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino
 
-from . import onnx
 from .exported_model import ExportedModel, Trace
 from .openvino_graph import binarize, binary_layers
 
@@ -34,6 +33,8 @@ def export(network: "nn.Cell", input_shape: tuple[int, int, int], batch_size: in
     Returns:
         A sentence about binary layers that are stored as float convolutions of +1 and -1, if there are any.
     """
+    from . import onnx  # not needed for loading, and slow to import
+
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         exported = Path(folder) / "network.onnx"
         onnx.export(network, input_shape, None, exported)
