@@ -55,9 +55,8 @@ SHORTHANDS = {
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="eval.py", description=__doc__)
-    evaluated = parser.add_mutually_exclusive_group(required=True)
-    evaluated.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, help=cli.A_CHECKPOINT)
-    evaluated.add_argument(
+    parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, help=cli.A_CHECKPOINT)
+    parser.add_argument(
         "--model", metavar="FILE", type=cli.path, help="a .ckpt file, or a .mindir, .onnx or .xml file of export.py"
     )
     parser.add_argument(
@@ -76,13 +75,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--check_data", action="store_true", help="decode every image first, and end if one is broken")
     cli.add_config_flags(parser, SHORTHANDS, USED_KEYS)
     arguments, overrides = cli.parse_config_flags(parser, argv)
+    if (arguments.checkpoint is None) == (arguments.model is None):
+        parser.error("give either --checkpoint or --model")
     if not 0 <= arguments.smoothing < 1:
         raise UserError(f"--smoothing is {arguments.smoothing}, but must be at least 0 and less than 1")
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
     file = arguments.model or arguments.checkpoint
-    exported = arguments.model and resolve_model(file).suffix.lower() not in WEIGHTS
+    exported = arguments.model and resolve_model(file).suffix not in WEIGHTS
     if exported:
         for key in overrides:
             if key.startswith(("network.", "amp.", "runtime.mode")):

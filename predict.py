@@ -82,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
 
 def lines_of_stdin() -> list[str]:
     """The paths on standard input; bytes that are not UTF-8 stay what they are."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed: give images as arguments")
     content = sys.stdin.buffer.read().decode(sys.getfilesystemencoding(), "surrogateescape")
     return [line.removesuffix("\r") for line in content.split("\n") if line.strip()]
 

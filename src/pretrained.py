@@ -6,6 +6,7 @@ Imports no MindSpore.
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,8 +24,9 @@ class Entry(BaseModel):
     """A line of the manifest; its name there is `network`_`dataset`.
 
     Attributes:
-        file: weights with their config, as safetensors; `sha256` is its checksum.
-        openvino: the same network as an OpenVINO file, which describes itself; None: there is none.
+        file: weights with their config, as safetensors.
+        openvino: the same network as an OpenVINO file; None: there is none.
+        sha256: checksum of each file by name: of `file`, and of all files of the OpenVINO model.
         config: the recipe.
         accuracy: top-1 on the test set, in [0, 1]; `command` prints it.
         licence: of the weights.
@@ -36,8 +38,8 @@ class Entry(BaseModel):
     network: str
     dataset: str
     file: str = Field(pattern=FILE_NAME)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     openvino: str | None = Field(default=None, pattern=FILE_NAME)
+    sha256: dict[Annotated[str, Field(pattern=FILE_NAME)], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     config: str
     accuracy: float = Field(ge=0, le=1)
     command: str
@@ -63,6 +65,9 @@ def read_manifest(folder: Path | None = None) -> dict[str, Entry]:
             problem = error.errors()[0]
             where = ".".join(map(str, (name, *problem["loc"])))
             raise UserError(f"{path} is not a manifest: {where}: {problem['msg']}") from error
+        wanted = {entry.file, *(_openvino_files(entry.openvino) if entry.openvino else ())}
+        if entry.sha256.keys() != wanted:
+            raise UserError(f"{path} is not a manifest: {name}.sha256 must name {', '.join(sorted(wanted))}")
         if name != f"{entry.network}_{entry.dataset}":
             raise UserError(f"{path} is not a manifest: {name} must be called {entry.network}_{entry.dataset}")
     for network in {entry.network for entry in entries.values()}:
@@ -100,17 +105,8 @@ def find(name: str, folder: Path | None = None) -> tuple[str, Entry]:
 
 def weights(name: str, folder: Path | None = None) -> Path:
     """The path of the weights called `name`, whose checksum is right. UserError: there are none, or they are others."""
-    name, entry = find(name, folder)
-    path = (folder or own_folder()) / entry.file
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read the pretrained weights {path}: {error.strerror}") from error
-    if found != entry.sha256:
-        raise UserError(
-            f"{path} is damaged: its SHA-256 is {found}, but {MANIFEST} has {entry.sha256}; check it out again"
-        )
-    return path
+    entry = find(name, folder)[1]
+    return _verified(entry, [entry.file], folder)
 
 
 def resolve(text: str | Path) -> Path:
@@ -122,5 +118,25 @@ def resolve_model(text: str | Path) -> Path:
     """As `resolve`, but the OpenVINO file of the weights if there is one."""
     if not str(text).startswith(PREFIX):
         return Path(text)
-    name, entry = find(str(text).removeprefix(PREFIX))
-    return own_folder() / entry.openvino if entry.openvino else weights(name)
+    entry = find(str(text).removeprefix(PREFIX))[1]
+    return _verified(entry, _openvino_files(entry.openvino) if entry.openvino else [entry.file])
+
+
+def _openvino_files(name: str) -> list[str]:
+    return [name, f"{name.removesuffix('.xml')}.bin", f"{name}.json"]
+
+
+def _verified(entry: Entry, names: list[str], folder: Path | None = None) -> Path:
+    """The path of the first of the entry's files, after all have been compared with their checksums."""
+    folder = folder or own_folder()
+    for name in names:
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(f"cannot read the pretrained {folder / name}: {error.strerror}") from error
+        if found != entry.sha256[name]:
+            raise UserError(
+                f"{folder / name} is damaged: its SHA-256 is {found}, but {MANIFEST} has {entry.sha256[name]}; check "
+                "it out again"
+            )
+    return folder / names[0]

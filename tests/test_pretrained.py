@@ -14,10 +14,13 @@ from safetensors import safe_open
 from src import checkpoints, cli, convert, pretrained
 from src.binary import Binarization
 from src.config import load_config
+from src.deploy import load_model
+from src.deploy.description import sha256
 from src.errors import UserError
 from src.models import create_model
 from src.preprocessing import PREPROCESSING
 from tests.helpers import processes
+from tests.helpers.onnx_graph import model_files
 
 NAME = "resnet20_digits"
 
@@ -41,7 +44,7 @@ def entry(folder, **changed) -> dict:
         "network": "resnet20",
         "dataset": "digits",
         "file": f"{NAME}.safetensors",
-        "sha256": hashlib.sha256((folder / f"{NAME}.safetensors").read_bytes()).hexdigest(),
+        "sha256": {f"{NAME}.safetensors": hashlib.sha256((folder / f"{NAME}.safetensors").read_bytes()).hexdigest()},
         "config": "configs/digits.yaml",
         "accuracy": 0.1,
         "command": f"python eval.py --checkpoint pretrained:{NAME}",
@@ -172,10 +175,15 @@ def test_other_weights_than_the_network_needs_are_refused(ours, network, options
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"sha256": 64 * "0"}, "is damaged: its SHA-256 is"),
-        ({"sha256": "0"}, "resnet20_digits.sha256: String should match"),
+        ({"sha256": {f"{NAME}.safetensors": 64 * "0"}}, "is damaged: its SHA-256 is"),
+        ({"sha256": {f"{NAME}.safetensors": "0"}}, "resnet20_digits.sha256.*: String should match"),
+        ({"sha256": {"other": 64 * "0"}}, "resnet20_digits.sha256 must name resnet20_digits.safetensors"),
+        ({"openvino": "net.xml"}, "sha256 must name net.bin, net.xml, net.xml.json, resnet20_digits.safetensors"),
         ({"file": "../run.ckpt"}, "resnet20_digits.file: String should match"),
-        ({"file": "nowhere.safetensors"}, "cannot read the pretrained weights .*nowhere.safetensors: No such file"),
+        (
+            {"file": "nowhere.safetensors", "sha256": {"nowhere.safetensors": 64 * "0"}},
+            "cannot read the pretrained .*nowhere.safetensors: No such file",
+        ),
         ({"openvino": "/tmp/net.xml"}, "resnet20_digits.openvino: String should match"),
         ({"accuracy": 1.5}, "resnet20_digits.accuracy: Input should be less than or equal to 1"),
         ({"accuracy": "high"}, "resnet20_digits.accuracy: Input should be a valid number"),
@@ -190,6 +198,32 @@ def test_a_wrong_manifest_is_refused(folder, tmp_path, changed, message):
     with pytest.raises(UserError, match=message) as refusal:
         pretrained.weights(NAME, tmp_path)
     assert "\n" not in str(refusal.value)
+
+
+def test_weights_without_a_config_are_no_network_of_ours(folder, tmp_path, monkeypatch):
+    found = checkpoints.read(folder / "run.ckpt")
+    path = tmp_path / f"{NAME}.safetensors"
+    checkpoints.save_weights(path, checkpoints.Checkpoint("x", found.parameters))
+    write_manifest(tmp_path, {NAME: entry(tmp_path)})
+    monkeypatch.setattr(pretrained, "FOLDERS", (tmp_path,))
+    with pytest.raises(UserError, match="do not hold the config that they were trained with"):
+        create_model("resnet20", pretrained=NAME)
+
+
+def test_another_openvino_model_is_refused(folder, tmp_path, monkeypatch):
+    (tmp_path / f"{NAME}.safetensors").write_bytes((folder / f"{NAME}.safetensors").read_bytes())
+    model_files(tmp_path)
+    names = ["net.xml", "net.bin", "net.xml.json"]
+    hashes = entry(folder)["sha256"] | {name: sha256(tmp_path / name) for name in names}
+    write_manifest(tmp_path, {NAME: entry(folder, openvino="net.xml", sha256=hashes)})
+    monkeypatch.setattr(pretrained, "FOLDERS", (tmp_path,))
+    assert pretrained.resolve_model(f"pretrained:{NAME}") == tmp_path / "net.xml"
+    for name in names:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content + b" ")
+        with pytest.raises(UserError, match=f"{name} is damaged: its SHA-256"):
+            load_model(f"pretrained:{NAME}")
+        (tmp_path / name).write_bytes(content)
 
 
 def test_two_defaults_of_a_network_are_refused(folder, tmp_path):
@@ -224,6 +258,9 @@ class TestShipped:
     def test_files_are_right(self, name):
         entry = pretrained.read_manifest()[name]
         found = checkpoints.read(pretrained.weights(name))
+        if entry.openvino:
+            described = load_model(f"pretrained:{name}").description
+            assert (described.network, described.dataset) == (entry.network, entry.dataset)
         assert found.config["network"]["name"] == entry.network and found.config["data"]["name"] == entry.dataset
         assert (processes.ROOT / entry.config).is_file() and f"pretrained:{name}" in entry.command
         card = (pretrained.own_folder() / f"{name}.md").read_text(encoding="utf-8")

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import UserError
 from ..files import write_text
 from ..preprocessing import Preprocessing
+from .formats import FORMATS
 
 MAX_BYTES = 10_000_000  # of a JSON file; the longest class names do not need more
+MAX_BATCH, MAX_CLASSES = 1024, 100_000  # as in export.py and in create_model
 
 
 class Part(BaseModel):
@@ -25,8 +27,8 @@ class Input(Part):
 
     name: Literal["images"] = "images"
     dtype: Literal["float32"] = "float32"
-    layout: Literal["NCHW"] = "NCHW"
-    batch_size: int | None = Field(ge=1)
+    layout: Literal["NCHW", "NHWC"] = "NCHW"  # of the batch; `shape` is (C, height, width) in either case
+    batch_size: int | None = Field(ge=1, le=MAX_BATCH)
     shape: tuple[int, int, int] = Field(strict=False)  # (C, height, width)
 
 
@@ -35,7 +37,7 @@ class Output(Part):
 
     name: Literal["logits"] = "logits"
     dtype: Literal["float32"] = "float32"
-    classes: int = Field(ge=1)
+    classes: int = Field(ge=1, le=MAX_CLASSES)
 
 
 class Resize(Part):
@@ -95,6 +97,8 @@ def read(model: Path) -> Description:
     """
     path = path_of(model)
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
@@ -103,6 +107,10 @@ def read(model: Path) -> Description:
         preprocessing = found.image_preprocessing
         if found.input.shape != (3, preprocessing.size, preprocessing.size):
             raise ValueError(f"input.shape: {found.input.shape}, but images are {preprocessing.size} pixels wide")
+        if found.resize.shorter_side != (preprocessing.shorter_side or preprocessing.size):
+            raise ValueError(
+                f"resize.shorter_side: {found.resize.shorter_side}, but preprocessing has {preprocessing.shorter_side}"
+            )
         if preprocessing.classes and len(preprocessing.classes) > found.output.classes:
             raise ValueError(f"output.classes: {found.output.classes}, but {len(preprocessing.classes)} are named")
     except FileNotFoundError as error:
@@ -118,18 +126,26 @@ def read(model: Path) -> Description:
         raise UserError(f"{path} does not describe a model: {where}{problem['msg']}; export it again") from error
     except ValueError as error:
         raise UserError(f"{path} does not describe a model: {error}; export it again") from error
+    if found.format not in FORMATS:
+        raise UserError(f"{path} does not describe a model: format: {found.format} is unknown; export it again")
+    wanted = {file.suffix for file in FORMATS[found.format].files(model)}
+    if found.sha256.keys() != wanted:
+        raise UserError(
+            f"{path} does not describe this model: it has a SHA-256 for {', '.join(found.sha256) or 'no file'}, but "
+            f"{found.format} has {', '.join(sorted(wanted))}"
+        )
     for suffix, expected in found.sha256.items():
         file = model.with_suffix(suffix)
         if sha256(file) != expected:
             raise UserError(f"{file} is not the file that {path} describes (SHA-256): copy all files of one export")
-    if model.suffix not in found.sha256:
-        raise UserError(f"{path} describes {', '.join(found.sha256) or 'no'} files, not {model.suffix}")
     return found
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal. UserError: it cannot be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot read {path}: it is not a file")
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

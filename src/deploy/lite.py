@@ -77,7 +77,10 @@ class LiteModel:
             some = images[start : start + shape[0]]
             batch[: len(some)] = some
             self.input.set_data_from_numpy(batch)
-            (output,) = self.model.predict([self.input])
+            try:
+                (output,) = self.model.predict([self.input])
+            except Exception as error:
+                raise LiteError("MindSpore Lite cannot run the model: {}".format(_reason(error)))
             results.append(output.get_data_to_numpy()[: len(some)].copy())
         return np.concatenate(results)
 
@@ -106,6 +109,8 @@ def convert(source, target, device="cpu"):
         raise LiteError("{} must end in {}".format(target, " or ".join(SUFFIXES)))
     if not os.path.isfile(source):
         raise LiteError("{} is not a file".format(source))
+    if os.path.isdir(target):
+        raise LiteError("{} is a folder: give the name of a file".format(target))
     if os.path.abspath(source) == os.path.abspath(target):
         raise LiteError("{} cannot replace itself: give another name".format(source))
     folder = os.path.dirname(os.path.abspath(target))
@@ -119,27 +124,35 @@ def convert(source, target, device="cpu"):
         made = os.path.join(partial, "model")
         converter.convert(fmk_type=kind, model_file=source, output_file=made)
         os.chmod(made + suffix, 0o644)
-        _describe(source, made + suffix, target, device)
+        described = _describe(source, made + suffix, device)
         os.replace(made + suffix, target)
+        if described:
+            os.replace(described, target + ".json")
     except Exception as error:
         raise LiteError("MindSpore Lite cannot convert {}: {}".format(source, _reason(error)))
     finally:
         shutil.rmtree(partial)
 
 
-def _describe(source, made, target, device):
-    """Write the source's description for the new file."""
+def _describe(source, made, device):
+    """Write the source's description for the new file next to it, and return its path; None if there is none."""
     if not os.path.isfile(source + ".json"):
-        return
+        return None
     with open(source + ".json", encoding="utf-8") as file:
         description = json.load(file)
     with open(made, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
-    versions = dict(description["versions"], mindspore_lite=_version(), device=device)
-    changed = dict(description, format="LITE", sha256={os.path.splitext(target)[1]: digest}, versions=versions)
+    suffix = os.path.splitext(made)[1]
+    changed = dict(
+        description,
+        format="LITE",
+        input=dict(description["input"], layout="NHWC" if suffix == ".ms" else "NCHW"),
+        sha256={suffix: digest},
+        versions=dict(description["versions"], mindspore_lite=_version(), device=device),
+    )
     with open(made + ".json", "w", encoding="utf-8") as file:
         json.dump(changed, file, indent=2)
-    os.replace(made + ".json", target + ".json")
+    return made + ".json"
 
 
 def _mindspore_lite():
@@ -182,10 +195,15 @@ def main(argv):
             convert(arguments.source, arguments.target, arguments.device)
             print("{}: {:.0f} KiB".format(arguments.target, os.path.getsize(arguments.target) / 1024))
         else:
-            images = np.load(arguments.images, allow_pickle=False).astype(np.float32)
+            images = np.load(arguments.images, allow_pickle=False)
+            if not isinstance(images, np.ndarray) or images.ndim != 4 or not len(images):
+                raise LiteError("{} does not hold images (N, C, H, W)".format(arguments.images))
             model = LiteModel(arguments.model, arguments.device, arguments.device_id, arguments.threads)
-            np.save(arguments.logits, model.logits(images))
-    except (LiteError, OSError, ValueError) as error:
+            logits = model.logits(images.astype(np.float32))
+            with open(arguments.logits + ".partial", "wb") as file:
+                np.save(file, logits)
+            os.replace(arguments.logits + ".partial", arguments.logits)
+    except (LiteError, OSError, ValueError, EOFError) as error:
         print("error: {}".format(_reason(error)), file=sys.stderr)
         return 2
     return 0

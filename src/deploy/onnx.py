@@ -1,5 +1,6 @@
 """ONNX, for every runtime that reads it. Loading a file imports no MindSpore."""
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,11 +79,13 @@ def load(path: Path, threads: int | None = None) -> ExportedModel:
 
 
 def _layers_that_take_signs(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
-    """The value before the signs, and the sums, of each product with signs, by the name of the cell."""
+    """The value before the signs, and the sums, of each product of signs by a constant, by the name of the cell; with
+    `#2`, `#3` and so on if it is called again."""
+    constants, calls = {tensor.name for tensor in model.graph.initializer}, Counter()
     made_by = {name: node for node in model.graph.node for name in node.output}
     found = {}
     for product in model.graph.node:
-        if product.op_type not in ("Conv", "Gemm", "MatMul"):
+        if product.op_type not in ("Conv", "Gemm", "MatMul") or product.input[1] not in constants:
             continue
         node = product
         for kind in ("Sub", "Mul", "Cast", "Greater"):
@@ -90,7 +93,9 @@ def _layers_that_take_signs(model: onnx.ModelProto) -> dict[str, tuple[str, str]
             if node is None or node.op_type != kind:
                 break
         else:
-            found[product.input[1].removesuffix(".weight")] = (node.input[0], product.output[0])
+            name = product.input[1].removesuffix(".weight")
+            calls[name] += 1
+            found[name if calls[name] == 1 else f"{name}#{calls[name]}"] = (node.input[0], product.output[0])
     return found
 
 

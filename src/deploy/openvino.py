@@ -44,10 +44,7 @@ def export(network: "nn.Cell", input_shape: tuple[int, int, int], batch_size: in
     openvino.save_model(model, path, compress_to_fp16=False)
     if not kept:
         return None
-    return (
-        f"{', '.join(kept)}: stored as float convolutions by +1 and -1, because OpenVINO's 1-bit convolution, if it "
-        "is padded, needs an even number of input channels in each group"
-    )
+    return f"{', '.join(kept)}: stored as float convolutions by +1 and -1, because their padding is not written out"
 
 
 def load(path: Path, threads: int | None = None) -> ExportedModel:

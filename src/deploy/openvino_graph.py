@@ -12,6 +12,7 @@ whose sums are the same integers. The operations after it (division by 1 / scale
 one Multiply and one Add, which OpenVINO's CPU plug-in computes inside the convolution.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ from openvino.passes import ConstantFolding, Manager
 
 # The CPU plug-in's BinaryConvolution is silently wrong on images if the input channels are no multiple of this.
 CHANNEL_MULTIPLE = 8
-INSERTED = ("rows", "groups", "pairs", "signs")  # LAYER/NAME: nodes between the value before a sign and the sums
+# Nodes of a layer are called LAYER/NAME; those of INSERTED lie between the value before a sign and the sums.
+SUMS, INSERTED = "sums", ("rows", "groups", "pairs", "signs")
 PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 # 2 * (x > 0) - 1, from the end, with the constant operand of each.
 FLOAT_SIGN = (("Subtract", 1), ("Multiply", 2), ("Convert", None), ("Greater", 0))
@@ -42,26 +44,29 @@ def binarize(model: openvino.Model) -> list[str]:
     """Replace each product of signs by a 1-bit one, and fold what follows it. The model is changed.
 
     A layer with a number of input channels (of a group) that is no multiple of 8 gets further channels, in pairs whose
-    weights +1 and -1 cancel. One channel without a partner adds 1 to every sum, which is subtracted. At a padded border
-    it would not, so a padded convolution of an odd number of channels stays a float convolution by +1 and -1.
+    weights +1 and -1 cancel. One channel without a partner adds 1 for each tap of the kernel inside the image, which is
+    subtracted. A layer that is called again has `#2`, `#3` and so on after its name.
 
     Returns:
-        Names of the layers that stay float.
+        Names of layers that stay float, because their padding is not written out.
     """
-    products = {node: _layer_name(node) for node in model.get_ordered_ops() if _value_before_signs(node) is not None}
+    products, calls = {}, Counter()
+    for node in model.get_ordered_ops():
+        if _value_before_signs(node) is not None and (name := _layer_name(node)) is not None:
+            calls[name] += 1
+            products[node] = name if calls[name] == 1 else f"{name}#{calls[name]}"
     manager = Manager()
     manager.register_pass(ConstantFolding())
     manager.run_passes(model)
     kept = []
     for node, name in products.items():
         value, sums, weight = _value_before_signs(node), node.output(0), _signs_of_weight(node)
-        if weight is not None:
-            binary = _binary_sums(node, value, weight, name)
-            if binary is None:
-                kept.append(name)
-            _fold(sums, binary or sums)
-            sums = binary or sums
-        sums.get_node().set_friendly_name(name)
+        if weight is not None and node.get_attributes().get("auto_pad", "explicit") == "explicit":
+            sums = _binary_sums(node, value, weight, name)
+            _fold(node.output(0), sums)
+        elif weight is not None:
+            kept.append(name)
+        sums.get_node().set_friendly_name(f"{name}/{SUMS}")
     _store_in_half_the_bytes(model)
     model.validate_nodes_and_infer_types()
     return kept
@@ -72,16 +77,21 @@ def binary_layers(model: openvino.Model) -> list[BinaryLayer]:
     by_name = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     found: dict[str, BinaryLayer] = {}
     for node in model.get_ordered_ops():
-        name, value = node.get_friendly_name(), _value_before_signs(node)
+        name, value = node.get_friendly_name().rpartition("/")[0], _value_before_signs(node)
         if node.get_type_name() == "BinaryConvolution":
-            name = name.split("/")[0]
             value = node.input_value(0)
-            # OpenVINO merges equal nodes, so these may be called after another layer.
-            while value.get_node().get_friendly_name().rpartition("/")[2].rstrip("0123456789") in INSERTED:
+            while _is_inserted(value.get_node()):
                 value = value.get_node().input_value(0)
-        if value is not None:
-            found[name] = BinaryLayer(name, value, by_name[name].output(0))
+        if value is not None and f"{name}/{SUMS}" in by_name:
+            found[name] = BinaryLayer(name, value, by_name[f"{name}/{SUMS}"].output(0))
     return list(found.values())
+
+
+def _is_inserted(node: Node) -> bool:
+    """Whether the node lies between the value before a sign and the sums. OpenVINO merges equal nodes, so it may have
+    the name of another layer."""
+    _, slash, last = node.get_friendly_name().rpartition("/")
+    return bool(slash) and last.rstrip("0123456789") in INSERTED
 
 
 def _value_before_signs(node: Node) -> Output | None:
@@ -104,12 +114,12 @@ def _number(output: Output) -> float | None:
     return None if constant is None or constant.size != 1 else float(constant.reshape(-1)[0])
 
 
-def _layer_name(product: Node) -> str:
-    """The name of the cell whose weight the product takes; call this before constants are folded."""
+def _layer_name(product: Node) -> str | None:
+    """The name of the cell whose weight the product takes, before constants are folded; None if it takes none."""
     weight = product.input_value(1).get_node()
-    while weight.get_type_name() != "Constant":  # a convolution in groups reshapes it
+    while weight.get_type_name() == "Reshape":  # of a convolution in groups
         weight = weight.input_value(0).get_node()
-    return weight.get_friendly_name().removesuffix(".weight")
+    return weight.get_friendly_name().removesuffix(".weight") if weight.get_type_name() == "Constant" else None
 
 
 def _signs_of_weight(node: Node) -> np.ndarray | None:
@@ -125,8 +135,8 @@ def _signs_of_weight(node: Node) -> np.ndarray | None:
     return weight if node.get_type_name() == "GroupConvolution" else weight[None]
 
 
-def _binary_sums(product: Node, value: Output, weight: np.ndarray, name: str) -> Output | None:
-    """The sums of a product of signs by 1-bit operations; None if OpenVINO cannot compute them."""
+def _binary_sums(product: Node, value: Output, weight: np.ndarray, name: str) -> Output:
+    """The sums of a product of signs by 1-bit operations."""
     groups, _, channels, *_ = weight.shape
 
     def named(node: Node, suffix: str) -> Node:
@@ -140,12 +150,6 @@ def _binary_sums(product: Node, value: Output, weight: np.ndarray, name: str) ->
     else:
         attributes |= product.get_attributes()
     gap = -channels % CHANNEL_MULTIPLE
-    padded = (
-        any((*attributes["pads_begin"], *attributes["pads_end"]))
-        or attributes.get("auto_pad", "explicit") != "explicit"
-    )
-    if gap % 2 and padded:
-        return None
     parts = [value]
     if groups > 1:
         parts = named(ops.variadic_split(value, 1, [channels] * groups), "groups").outputs()
@@ -161,8 +165,22 @@ def _binary_sums(product: Node, value: Output, weight: np.ndarray, name: str) ->
     ]
     result = sums[0] if groups == 1 else ops.concat(sums, 1)
     if gap % 2:
-        result = ops.subtract(result, _floats(np.prod(weight.shape[3:])))
+        result = ops.subtract(result, _floats(_taps_inside(value, weight.shape[3:], attributes)))
     return (ops.reshape(result, [0, weight.shape[1]], True) if is_linear else result).output(0)
+
+
+def _taps_inside(value: Output, kernel: tuple[int, int], geometry: dict) -> np.ndarray:
+    """How many taps of the kernel lie inside the image at each position of the output: (1, 1, height, width)."""
+    counts = []
+    for axis, taps in enumerate(kernel):
+        size = value.get_partial_shape()[2 + axis].get_length()
+        begin, end, stride, dilation = (
+            geometry[name][axis] for name in ("pads_begin", "pads_end", "strides", "dilations")
+        )
+        starts = np.arange(-begin, size + end - dilation * (taps - 1), stride)
+        places = starts[:, None] + dilation * np.arange(taps)
+        counts.append(((places >= 0) & (places < size)).sum(1))
+    return np.multiply.outer(*counts)[None, None]
 
 
 def _binary_convolution(value, weight: np.ndarray, geometry: dict, named: Callable[[Node, str], Node]) -> Node:
@@ -178,7 +196,7 @@ def _binary_convolution(value, weight: np.ndarray, geometry: dict, named: Callab
             "xnor-popcount",
             0.0,  # adds nothing at the border
         ),
-        "sums",
+        "part",
     )
 
 

@@ -27,20 +27,25 @@ class Prediction:
 def find_images(paths: Sequence[str]) -> Iterator[Prediction | str]:
     """The paths, with folders replaced by the image files below them, in the order of their names.
 
-    Hidden files and folders are left out. A folder without images becomes a `Prediction` with an error.
+    Hidden files and folders are left out. A folder without images, one that cannot be read and a link to a folder
+    become a `Prediction` with an error.
     """
     for path in paths:
         if not os.path.isdir(path):
             yield path
             continue
-        found = False
-        for folder, folders, files in os.walk(path):
+        found, unreadable = False, []
+        for folder, folders, files in os.walk(path, onerror=unreadable.append):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for link in filter(os.path.islink, (os.path.join(folder, name) for name in folders)):
+                yield Prediction(link, error="links to folders are not followed")
             for name in sorted(files):
                 if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                     found = True
                     yield os.path.join(folder, name)
-        if not found:
+        for error in unreadable:
+            yield Prediction(str(error.filename), error=error.strerror)
+        if not found and not unreadable:
             yield Prediction(path, error=f"no file in this folder ends in {', '.join(SUFFIXES)}")
 
 

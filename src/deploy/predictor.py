@@ -93,6 +93,8 @@ class Model:
                 f"{self.path} gives logits {found.shape}, but its description names {len(self.classes)} classes: "
                 "export it again"
             )
+        if not np.isfinite(found).all():
+            raise UserError(f"{self.path} gives logits that are not finite (NaN or infinity): train or export it again")
         return found
 
     def probabilities(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
@@ -115,7 +117,7 @@ def load_model(file: str | Path, device_target: str = "CPU", num_classes: int | 
         UserError: the file is missing, damaged, of an unknown kind or not the described one.
     """
     path = resolve_model(file)
-    suffix = path.suffix.lower()
+    suffix = path.suffix
     _require_file(path)
     if suffix in NEEDS_MINDSPORE:
         runtime.prepare_environment()

@@ -1,5 +1,6 @@
 """Networks by name, here and in mindcv's registry."""
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -98,11 +99,6 @@ def create_model(
         ValueError: a name or option is unknown, a value is out of range, or there are no such pretrained weights.
     """
     network = lookup("network", NETWORKS, name)
-    weights = pretrained_weights.read(name, pretrained, binarization, options or {}) if pretrained else None
-    if num_classes is None:
-        num_classes = network.num_classes if weights is None else len(weights.preprocessing.classes)
-    require_integer("num_classes", num_classes, 1, MAX_CLASSES)
-    require_integer("in_channels", in_channels, 1, MAX_CHANNELS)
     require(
         isinstance(binarization, Binarization),
         "binarization",
@@ -110,6 +106,15 @@ def create_model(
         "a Binarization, for example Binarization(estimator='fda') or Binarization.full_precision()",
     )
     require_options("options", options or {})
+    weights = None
+    if pretrained:
+        parameters = inspect.signature(network.make).parameters
+        defaults = {key: parameters[key].default for key in parameters if key not in NETWORK_ARGUMENTS}
+        weights = pretrained_weights.read(name, pretrained, binarization, options or {}, defaults)
+    if num_classes is None:
+        num_classes = network.num_classes if weights is None else len(weights.preprocessing.classes)
+    require_integer("num_classes", num_classes, 1, MAX_CLASSES)
+    require_integer("in_channels", in_channels, 1, MAX_CHANNELS)
     arguments = dict(zip(NETWORK_ARGUMENTS, (num_classes, in_channels, binarization), strict=True))
     built = draw_by_name(lambda: build("network", {name: network.make}, name, options or {}, arguments))
     if weights is not None:

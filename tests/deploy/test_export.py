@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
-from mindspore import nn
+from mindspore import nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 
 from src import checkpoints
@@ -27,7 +27,7 @@ from src.errors import UserError
 from src.models import create_model
 from src.preprocessing import PREPROCESSING
 from tests.helpers import processes
-from tests.helpers.networks import lively_network
+from tests.helpers.networks import lively_network, small
 
 # Computation, and what MindSpore's intermediate representation adds to hold a graph together.
 STOCK_MINDIR = {
@@ -276,6 +276,42 @@ def test_a_file_that_is_another_network_is_refused(exported, network, images, ca
         compare(network, FORMATS["ONNX"].load(altered(exported, tmp_path, case.before_last_sign, 0.1)), images[:10], 10)
 
 
+def wrong_on_some(model: ExportedModel, value: float) -> ExportedModel:
+    """A file whose logits are garbage on a fifth of the images, but not where it shows its values."""
+
+    def logits(batch):
+        found = model.logits(batch).copy()
+        found[::5] = value
+        return found
+
+    return ExportedModel(logits, model.trace)
+
+
+@pytest.mark.parametrize("value", [12345.0, 0.0])
+def test_garbage_on_some_images_is_not_explained(network, images, value):
+    """Some of them have a value within rounding of 0, whose flip does not give these logits."""
+    right = runtime_that_rounds_otherwise(network, 0.0)
+    assert compare(network, right, images[:20], 20).explained == 0
+    with pytest.raises(UserError, match="no sign that is within rounding of 0 explains it"):
+        compare(network, wrong_on_some(right, value), images[:20], 20)
+
+
+def test_a_flip_that_the_file_does_not_show_is_found(network, images, case, monkeypatch):
+    """The graph that shows its values rounds as the network does, the graph without them otherwise."""
+    right = runtime_that_rounds_otherwise(network, 0.0)
+    closest = {}
+    for number in range(case.images):
+        values = right.trace(images[number : number + 1]).values.values()
+        closest[number] = min(float(np.abs(value[value != 0]).min()) for value in values)
+    number = min(closest, key=closest.get)
+    other = runtime_that_rounds_otherwise(network, closest[number] * 1.001)
+    batch = images[number : number + 1]
+    monkeypatch.setattr(verification, "FLIP_TOLERANCE", closest[number] * 1.001)
+    result = compare(network, ExportedModel(other.logits, right.trace), batch, 1)
+    difference = np.abs(other.logits(batch) - right.logits(batch)).max()
+    assert result.explained == 1 or difference < 1e-4
+
+
 def checkpoint_of(tmp_path: Path, data: str, classes: tuple[str, ...] | None = None) -> Path:
     """A checkpoint with the texts of a run on the data set."""
     network, path = nn.Dense(2, 2), tmp_path / "last.ckpt"
@@ -301,6 +337,45 @@ def test_another_data_set_than_the_checkpoints_is_refused(tmp_path, trained_on, 
     with pytest.raises(UserError, match=message):
         export_job.run(str(path), {"data.name": named}, None, "ONNX", None, str(tmp_path / "net"))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("file_format", ["ONNX", "OPENVINO"])
+def test_a_full_precision_network_exports(file_format, tmp_path):
+    """It has no layer that takes signs."""
+    ms.set_seed(1)
+    network = small(10, 3, Binarization.full_precision())
+    overrides = {"data.name": "digits", "network.name": "small", "network.binary": False}
+    config = load_config(overrides=overrides).model_dump()
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    checkpoints.save(tmp_path / "last.ckpt", network, optimizer, config, PREPROCESSING["digits"], None, {})
+    done = processes.run(*SMALL.program, "--checkpoint", "last.ckpt", "--file_format", file_format, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "500 images compared, 0 (0.0%)" in done.stdout and "binary layers" not in done.stdout
+
+
+class CalledTwice(nn.Cell):
+    """One binary layer, called twice, and a last layer of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = Binarization(noise_adaptation=False).conv(3, 3, 3, padding=1)
+        self.head = nn.Dense(3, 4, weight_init="zeros", bias_init="zeros")
+
+    def construct(self, x):
+        x = x + self.conv(x + self.conv(x))
+        return self.head(ops.ReduceMean()(x, (2, 3)))
+
+
+@pytest.mark.parametrize("head", ["zeros", "random"])
+def test_a_layer_that_is_called_twice_and_logits_of_0_are_compared(head, tmp_path):
+    network = CalledTwice()
+    if head == "random":
+        network.head.weight.set_data(ms.Tensor(np.random.default_rng(3).normal(size=(4, 3)), ms.float32))
+    frozen = freeze(network)
+    FORMATS["OPENVINO"].export(frozen, (3, 9, 9), None, tmp_path / "net.xml")
+    images = np.random.default_rng(4).normal(size=(30, 3, 9, 9)).astype(np.float32)
+    result = compare(frozen, FORMATS["OPENVINO"].load(tmp_path / "net.xml"), images, 10)
+    assert result.layers == 2 and result.replayed >= 20
 
 
 @pytest.mark.slow  # each exports in a separate process

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from src.deploy.openvino import load
 from src.deploy.openvino_graph import binarize
@@ -74,8 +74,7 @@ def test_a_convolution_gives_the_integers_of_numpy(channels, kernel, stride, pad
     graph = Graph(channels, size, size)
     graph.conv("layer", weight, stride, padding)
     stored = store(graph, tmp_path)
-    assert stored.kept == (["layer"] if channels % 2 and padding else [])
-    assert ("BinaryConvolution" in stored.kinds) == (not stored.kept)
+    assert "BinaryConvolution" in stored.kinds and not stored.kept
     x = images_with_zeros(generator, 2, channels, size, size)
     np.testing.assert_array_equal(load(stored.path).logits(x), sums(x, weight, stride, padding, 1))
 
@@ -87,8 +86,7 @@ def test_groups_are_computed_one_by_one(groups, channels, tmp_path):
     graph = Graph(groups * channels, 6, 6)
     graph.conv("layer", weight, 1, 1, groups)
     stored = store(graph, tmp_path)
-    assert stored.kept == (["layer"] if channels % 2 else [])
-    assert stored.kinds.count("BinaryConvolution") == (0 if channels % 2 else groups)
+    assert stored.kinds.count("BinaryConvolution") == groups and not stored.kept
     x = images_with_zeros(generator, 3, groups * channels, 6, 6)
     model = load(stored.path)
     expected = sums(x, weight, 1, 1, groups)
@@ -126,7 +124,7 @@ def norm_of(generator: np.random.Generator, channels: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("channels", [8, 5])
 def test_scale_slope_and_norm_become_one_of_each(slope, scale, norm, channels, tmp_path):
-    """5 channels: the convolution stays float."""
+    """5 channels: the count of the channel without a partner is subtracted before all of it."""
     generator = np.random.default_rng(3)
     weight = random_signs(generator, 8, channels, 3, 3)
     graph = Graph(channels, 5, 5)
@@ -150,9 +148,78 @@ def test_scale_slope_and_norm_become_one_of_each(slope, scale, norm, channels, t
     found = load(stored.path).logits(x)
     assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
     assert stored.kinds.count("PRelu") == (slope is not None)
-    assert stored.kinds.count("Multiply") == (bool(scale) or norm) + channels % 2  # one is a float layer's sign
+    assert stored.kinds.count("Multiply") == (bool(scale) or norm)
     assert stored.kinds.count("Add") == norm
     assert not {"Divide", "Relu", "BatchNormInference"} & set(stored.kinds)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 8, 15, 33])
+def test_sums_of_0_are_0_for_the_sign_that_follows(channels, tmp_path):
+    """With the scale in its weights, a convolution of an odd number of channels would give 1e-9 or -1e-9."""
+    generator = np.random.default_rng(channels)
+    first, second = random_signs(generator, 8, channels, 3, 3), random_signs(generator, 4, 8, 3, 3)
+    graph = Graph(channels, 9, 9)
+    graph.conv("first", first, stride=2, padding=1)
+    graph.add("Div", graph.last, np.array([[[1 / 0.0437]]]))
+    graph.conv("second", second, padding=1)
+    stored = store(graph, tmp_path)
+    x = images_with_zeros(generator, 3, channels, 9, 9)
+    between = sums(x, first, 2, 1, 1)
+    assert channels % 2 or (between == 0).any()
+    np.testing.assert_array_equal(load(stored.path).logits(x), sums(between, second, 1, 1, 1))
+
+
+def test_a_layer_whose_padding_is_not_written_out_stays_float(tmp_path):
+    weight = random_signs(np.random.default_rng(9), 4, 8, 3, 3)
+    graph = Graph(8, 5, 5)
+    graph.add("Conv", graph.sign(), weight, name="layer.weight", auto_pad="SAME_UPPER")
+    stored = store(graph, tmp_path)
+    assert stored.kept == ["layer"] and "BinaryConvolution" not in stored.kinds
+    x = images_with_zeros(np.random.default_rng(9), 2, 8, 5, 5)
+    np.testing.assert_array_equal(load(stored.path).logits(x), sums(x, weight, 1, 1, 1))
+
+
+def test_calls_of_one_layer_are_told_apart(tmp_path):
+    weight = random_signs(np.random.default_rng(10), 8, 8, 3, 3)
+    graph = Graph(8, 4, 4)
+    sign = graph.sign()
+    graph.constants.append(numpy_helper.from_array(weight.astype(np.float32), "layer.weight"))
+    first = graph.add("Conv", sign, "layer.weight", pads=[1] * 4)
+    graph.add("Conv", graph.sign(), "layer.weight", pads=[1] * 4)
+    stored = store(graph, tmp_path)
+    x = images_with_zeros(np.random.default_rng(10), 2, 8, 4, 4)
+    traced = load(stored.path).trace(x)
+    expected = sums(x, weight, 1, 1, 1)
+    np.testing.assert_array_equal(traced.sums["layer"], expected)
+    np.testing.assert_array_equal(traced.values["layer#2"], expected)
+    np.testing.assert_array_equal(traced.sums["layer#2"], sums(expected, weight, 1, 1, 1))
+    assert first != graph.last
+
+
+@pytest.mark.parametrize("name", ["logits", "pairs", "signs0", "groups", "rows", "images", "sums"])
+def test_a_layer_may_have_any_name(name, tmp_path):
+    generator = np.random.default_rng(11)
+    first, second = random_signs(generator, 6, 6, 3, 3), random_signs(generator, 4, 6, 1, 1)
+    graph = Graph(6, 4, 4)
+    graph.conv(name, first, padding=1)
+    graph.conv("last", second)
+    stored = store(graph, tmp_path)
+    x = images_with_zeros(generator, 2, 6, 4, 4)
+    traced = load(stored.path).trace(x)
+    expected = sums(x, first, 1, 1, 1)
+    np.testing.assert_array_equal(traced.values[name], x)
+    np.testing.assert_array_equal(traced.sums[name], expected)
+    np.testing.assert_array_equal(traced.values["last"], expected)
+    np.testing.assert_array_equal(traced.logits, sums(expected, second, 1, 0, 1))
+
+
+def test_a_product_of_signs_by_something_computed_is_left_alone(tmp_path):
+    graph = Graph(8)
+    graph.add("MatMul", graph.sign(), graph.add("Transpose", "images", perm=[1, 0]))
+    stored = store(graph, tmp_path)
+    x = np.random.default_rng(12).normal(size=(1, 8)).astype(np.float32)
+    assert "BinaryConvolution" not in stored.kinds
+    np.testing.assert_allclose(load(stored.path).logits(x), np.abs(x).sum().reshape(1, 1), rtol=1e-6)
 
 
 def test_a_positive_scale_passes_a_max_pool_and_a_shift_does_not(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+import onnx
 from mindspore import Tensor, nn
 from PIL import Image
 
@@ -187,16 +188,23 @@ def write_models(folder: Path) -> None:
     write("version_2", {"version": 2})
     write("divisor_1", {"divisor": 1})
     write("nearest", {"resize": described["resize"] | {"filter": "nearest"}})
-    write("layout", {"input": described["input"] | {"layout": "NHWC"}})
+    write("layout", {"input": described["input"] | {"layout": "CHWN"}})
     write("larger", {"input": described["input"] | {"shape": [3, 9, 9]}})
     write("one_channel", {"input": described["input"] | {"shape": [1, 8, 8]}})
     write("no_images", {"input": described["input"] | {"batch_size": 0}})
     write("many_names", {"output": described["output"] | {"classes": 3}})
     write("five_classes", {"output": described["output"] | {"classes": 5}})
+    write("billions", {"output": described["output"] | {"classes": 10**10}})
+    write("large_batch", {"input": described["input"] | {"batch_size": 200_000}})
+    write("other_rule", {"resize": described["resize"] | {"shorter_side": 999}})
+    write("unknown_format", {"format": "TFLITE"})
+    write("json_is_a_pipe", None)
+    os.mkfifo(folder / "json_is_a_pipe.onnx.json")
     write("no_std", {"preprocessing": described["preprocessing"] | {"std": [0.2, 0, 0.4]}})
     write("text_mean", {"preprocessing": described["preprocessing"] | {"mean": "grey"}})
     larger = {"size": 16, "shorter_side": 16}
     both = {"input": described["input"] | {"shape": [3, 16, 16]}, "preprocessing": described["preprocessing"] | larger}
+    both["resize"] = described["resize"] | {"shorter_side": 16}
     write("both_sizes", both)
     write("other_hash", {"sha256": {".onnx": 64 * "0"}})
     write("no_hash", {"sha256": {}})
@@ -215,7 +223,17 @@ def write_models(folder: Path) -> None:
     shutil.copy(folder / "net.bin", folder / "onnx.bin")
     hashes = {f".{suffix}": sha256(folder / f"onnx.{suffix}") for suffix in ("xml", "bin")}
     (folder / "onnx.xml.json").write_text(json.dumps(described | {"format": "OPENVINO", "sha256": hashes}))
-    for name in ("net.air", "net.ms", "net.h5", "net", "lite.ms"):
+    shutil.copy(folder / "net.bin", folder / "half_described.bin")
+    shutil.copy(folder / "net.xml", folder / "half_described.xml")
+    only = {"sha256": {".xml": sha256(folder / "net.xml")}, "format": "OPENVINO"}
+    (folder / "half_described.xml.json").write_text(json.dumps(described | only))
+    not_finite = onnx.load(str(folder / "net.onnx"))
+    for tensor in not_finite.graph.initializer:
+        if tensor.dims == [4]:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(4, np.nan, np.float32), tensor.name))
+    content = not_finite.SerializeToString()
+    write("not_finite", {"sha256": {".onnx": hashlib.sha256(content).hexdigest()}}, content)
+    for name in ("net.air", "net.ms", "net.h5", "UP.ONNX", "net", "lite.ms"):
         shutil.copy(folder / "net.onnx", folder / name)
     hashes = {".ms": sha256(folder / "lite.ms")}
     (folder / "lite.ms.json").write_text(json.dumps(described | {"format": "LITE", "sha256": hashes}))

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from src import cli, runtime  # noqa: E402
 from train import main  # noqa: E402
 
-RECIPE = "--network.binary false --data.batch_size 4 --steps_per_epoch 3 --epochs 2 --distribute"
+RECIPE = "--network.binary false --data.batch_size 8 --steps_per_epoch 3 --epochs 2 --distribute"
 
 
 def differ(rank: int) -> None:
