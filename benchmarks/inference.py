@@ -3,6 +3,8 @@
     python benchmarks/inference.py --quick --json      ResNet-20
     python benchmarks/inference.py --json              also ResNet-18 at 224x224
 
+With --lite_python PATH, a Python that has MindSpore Lite, that is measured for one image, too.
+
 The networks have random weights: what they predict does not matter to their speed. Each runtime runs in a process of
 its own, and they take turns. benchmarks/README.md explains the numbers.
 """
@@ -28,7 +30,7 @@ from src import cli, native_build, runtime  # noqa: E402
 from src.deploy.export_process import run_export_job  # noqa: E402
 from src.errors import UserError  # noqa: E402
 
-BINARY, FLOAT, ORT, MINDSPORE = "OpenVINO", "OpenVINO, float32", "onnxruntime", "MindSpore"
+BINARY, FLOAT, ORT, MINDSPORE, LITE = "OpenVINO", "OpenVINO, float32", "onnxruntime", "MindSpore", "MindSpore Lite"
 SUFFIXES = {BINARY: ".xml", FLOAT: ".onnx", ORT: ".onnx", MINDSPORE: ".mindir"}
 RESNET20, RESNET18 = "resnet20", "resnet18"
 SIZES = {RESNET20: 32, RESNET18: 224}
@@ -57,6 +59,7 @@ class Benchmark:
 
     folder: Path
     rounds: int
+    lite_python: str | None = None
     values: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(KEYS))
     tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = field(default_factory=dict)
 
@@ -76,15 +79,27 @@ class Benchmark:
         subprocess.run([sys.executable, "-c", WRITE_CHECKPOINT, str(ROOT), network, str(checkpoint)], check=True)
         for file_format in ("MINDIR", "ONNX", "OPENVINO"):
             self.run_export(checkpoint, file_format, path)
+        if self.lite_python:
+            fixed = self.folder / f"{network}_fixed"
+            self.run_export(checkpoint, "ONNX", fixed, batch_size=1)
+            command = ["convert", str(fixed.with_suffix(".onnx")), str(self.folder / f"{network}_lite.mindir")]
+            subprocess.run([self.lite_python, str(ROOT / "src/deploy/lite.py"), *command], check=True)
         return path
 
-    def run_export(self, checkpoint: Path, file_format: str, output: Path, float_weights: str = "float32") -> None:
+    def run_export(
+        self,
+        checkpoint: Path,
+        file_format: str,
+        output: Path,
+        float_weights: str = "float32",
+        batch_size: int | None = None,
+    ) -> None:
         request = {
             "checkpoint": str(checkpoint),
             "overrides": {},
             "num_classes": None,
             "file_format": file_format,
-            "batch_size": None,
+            "batch_size": batch_size,
             "output": str(output),
             "float_weights": float_weights,
         }
@@ -111,9 +126,10 @@ class Benchmark:
             self.values["resnet18_file_bytes"] = half.with_suffix(".bin").stat().st_size
 
     def speeds(self, network: str, path: Path, batch_size: int, threads: int) -> None:
-        medians: dict[str, list[float]] = {name: [] for name in SUFFIXES}
-        least = dict.fromkeys(SUFFIXES, float("inf"))
-        workers = {name: self.worker(name, path, threads) for name in SUFFIXES}
+        names = [*SUFFIXES, *([LITE] if self.lite_python and batch_size == 1 else [])]
+        medians: dict[str, list[float]] = {name: [] for name in names}
+        least = dict.fromkeys(names, float("inf"))
+        workers = {name: self.worker(name, path, threads) for name in names}
         given = {"size": SIZES[network], "batch_size": batch_size}
         try:
             counts = {name: count_of(min(worker.ask("run", count=3, **given))) for name, worker in workers.items()}
@@ -139,7 +155,8 @@ class Benchmark:
 
     def worker(self, name: str, path: Path, threads: int) -> Worker:
         program = str(ROOT / "benchmarks/inference_worker.py")
-        command = [sys.executable, program, name, str(path.with_suffix(SUFFIXES[name])), str(threads)]
+        file = f"{path}_lite.mindir" if name == LITE else str(path.with_suffix(SUFFIXES[name]))
+        command = [self.lite_python if name == LITE else sys.executable, program, name, file, str(threads)]
         return Worker(command, self.folder / f"{name}.log")
 
     def layers(self, network: str, path: Path) -> None:
@@ -273,13 +290,14 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="benchmarks/inference.py", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="ResNet-20 only")
     parser.add_argument("--rounds", type=cli.integer, default=7, metavar="N", help="turns of each runtime; default: 7")
+    parser.add_argument("--lite_python", metavar="PATH", type=cli.path, help="a Python that has MindSpore Lite")
     parser.add_argument("--json", action="store_true", help="print the values by key as a last line of JSON")
     arguments = parser.parse_args(argv)
     if arguments.rounds < 1:
         raise UserError(f"--rounds is {arguments.rounds}, but must be at least 1")
     runtime.prepare_environment()
     with tempfile.TemporaryDirectory() as folder:
-        benchmark = Benchmark(Path(folder), arguments.rounds)
+        benchmark = Benchmark(Path(folder), arguments.rounds, arguments.lite_python)
         for network in (RESNET20,) if arguments.quick else (RESNET20, RESNET18):
             benchmark.measure(network)
         benchmark.print(arguments.json)

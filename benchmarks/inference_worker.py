@@ -3,6 +3,8 @@
 python inference_worker.py RUNTIME FILE THREADS
 """
 
+from __future__ import annotations  # the Python that has MindSpore Lite may be old
+
 import sys
 from pathlib import Path
 
@@ -30,6 +32,11 @@ def logits_of(batch_size: int):
     if RUNTIME == "OpenVINO, float32":  # the ONNX file as it is
         network = compiled(batch_size)
         return lambda images: network(images)[0]
+    if RUNTIME == "MindSpore Lite":
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src/deploy"))  # it imports nothing of src
+        from lite import LiteModel
+
+        return LiteModel(FILE, threads=THREADS).logits
     from src import runtime
 
     runtime.prepare_environment()

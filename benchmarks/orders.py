@@ -3,6 +3,8 @@
 Imports only the standard library: the Python that has PyTorch may have none of this project's packages.
 """
 
+from __future__ import annotations  # the Python that has MindSpore Lite may be old
+
 import json
 import os
 import resource
@@ -55,7 +57,7 @@ class Worker:
             raise WorkerEnded(f"{self.log.stem} ended with exit code {code}: {' / '.join(lines[-3:])}")
         return json.loads(answer)
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *error) -> None:

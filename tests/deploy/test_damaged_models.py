@@ -6,9 +6,15 @@ import sys
 import numpy as np
 import pytest
 
+from src.binary import Binarization
 from src.deploy import load_model
+from src.deploy.description import Input, Resize
+from src.deploy.formats import FORMATS
+from src.deploy.freeze import freeze
 from src.errors import UserError
+from src.preprocessing import PREPROCESSING
 from tests.helpers import processes
+from tests.helpers.networks import small
 from tests.helpers.onnx_graph import describe, model_files
 
 PLACES = 20
@@ -60,3 +66,32 @@ def test_sound_files_load(tmp_path):
     (tmp_path / "net.xml").unlink()
     with pytest.raises(UserError, match="does not exist"):
         load_model(tmp_path / "net.xml")
+
+
+def test_a_truncated_mindir_file_is_refused(tmp_path):
+    """With a description that says it is right; MindSpore reads it."""
+    FORMATS["MINDIR"].export(freeze(small(4, 3, Binarization())), (3, 32, 32), None, tmp_path / "net.mindir")
+    content = (tmp_path / "net.mindir").read_bytes()
+    models = []
+    for place in range(PLACES):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        models.append(folder / "net.mindir")
+        models[-1].write_bytes(content[: len(content) * place // PLACES])
+        described = {"preprocessing": PREPROCESSING["digits"].to_dict() | {"classes": []}}
+        describe(
+            models[-1],
+            "MINDIR",
+            input=Input(batch_size=None, shape=(3, 32, 32)),
+            resize=Resize(shorter_side=32),
+            **described,
+        )
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_ALL.replace("8, 8", "32, 32"), *map(str, models)],
+        cwd=processes.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if "net.mindir" in line]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(lines) == PLACES and all("cannot be" in line and len(line) < 1000 for line in lines), done.stdout
