@@ -160,7 +160,7 @@ class Benchmark:
         return Worker(command, self.folder / f"{name}.log")
 
     def layers(self, network: str, path: Path) -> None:
-        """OpenVINO's own profile of its layers, and the processor's limit for the binary ones."""
+        """OpenVINO's own profile of its layers, and the time of popcnt instructions for the binary ones."""
         with self.worker(BINARY, path, 1) as worker:
             measured = worker.ask("profile", size=SIZES[network], count=200 if network == RESNET20 else 20)
         macs, limit = binary_macs(path.with_suffix(".xml")), popcount_limit()
@@ -170,13 +170,21 @@ class Benchmark:
                 others += seconds
                 continue
             at_limit = f"{1e6 * macs[name] / limit:.1f}" if limit else "not measured"
-            rows.append((name, implementation, f"{1e6 * seconds:.1f}", f"{macs[name] / seconds / 1e9:.0f}", at_limit))
+            rows.append(
+                (
+                    name.rpartition("/")[0],
+                    implementation,
+                    f"{1e6 * seconds:.1f}",
+                    f"{macs[name] / seconds / 1e9:.0f}",
+                    at_limit,
+                )
+            )
         binary = sum(seconds for name, _, _, seconds in measured if name in macs)
         at_limit = f"{1e6 * sum(macs.values()) / limit:.1f}" if limit else "not measured"
         speed = f"{sum(macs.values()) / binary / 1e9:.0f}"
         rows.append(("all binary layers", "", f"{1e6 * binary:.1f}", speed, at_limit))
         rows.append(("everything else", "", f"{1e6 * others:.1f}", "", ""))
-        header = ("layer", "implementation", "µs", "GMAC/s", "µs at the popcount limit")
+        header = ("layer", "implementation", "µs", "GMAC/s", "µs with popcnt")
         self.tables[f"{network}, 1 image, 1 thread, by layer"] = (header, rows)
 
     def first_prediction(self, path: Path) -> None:
