@@ -153,13 +153,20 @@ def save_weights(path: str | Path, checkpoint: Checkpoint) -> None:
     """
     path, texts = Path(path), {}
     if checkpoint.config is not None:
-        texts = _texts(checkpoint.config, checkpoint.preprocessing, None)
+        texts = _texts(_without_paths(checkpoint.config), checkpoint.preprocessing, None)
     arrays = {_slope_name(name): np.ascontiguousarray(value) for name, value in checkpoint.parameters.items()}
     if path.suffix == SAFETENSORS:
         write_atomically(path, lambda partial: save_file(arrays, partial, texts))
         path.chmod(0o644)  # safetensors makes it readable only by its owner
     else:
         _write(path, texts, {name: Parameter(ms.Tensor(value), name) for name, value in arrays.items()})
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with default paths: those of the machine that trained say nothing to others."""
+    default = load_config().model_dump()
+    data = config["data"] | {"path": default["data"]["path"]}
+    return config | {"data": data} | {key: default[key] for key in ("output_dir", "init_checkpoint")}
 
 
 def _texts(config: dict[str, Any], preprocessing: Preprocessing, state: dict[str, Any] | None) -> dict[str, str]:

@@ -258,6 +258,7 @@ class TestShipped:
     def test_files_are_right(self, name):
         entry = pretrained.read_manifest()[name]
         found = checkpoints.read(pretrained.weights(name))
+        assert found.config["output_dir"] is None and found.config["data"]["path"] == "data"  # of no machine
         if entry.openvino:
             described = load_model(f"pretrained:{name}").description
             assert (described.network, described.dataset) == (entry.network, entry.dataset)
