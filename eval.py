@@ -23,13 +23,12 @@ with cli.explain_missing_packages():
     from src.config import Config, load_config
     from src.errors import UserError
     from src.preprocessing import Preprocessing
-    from src.pretrained import resolve_model
+    from src.pretrained import CHECKPOINT_SUFFIXES, resolve_model
 
 if TYPE_CHECKING:
     from src.data import Dataset
     from src.training.evaluation import Evaluation
 
-WEIGHTS = (".ckpt", ".safetensors")  # suffixes of checkpoints
 USED_KEYS = (
     "data.name",
     "data.path",
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--num_classes is {arguments.num_classes}, but must be at least 1")
     load_config(overrides=overrides)  # refuses bad values before MindSpore is imported
     file = arguments.model or arguments.checkpoint
-    exported = arguments.model and resolve_model(file).suffix not in WEIGHTS
+    exported = arguments.model and resolve_model(file).suffix not in CHECKPOINT_SUFFIXES
     if exported:
         for key in overrides:
             if key.startswith(("network.", "amp.", "runtime.mode")):

@@ -19,13 +19,13 @@ with cli.explain_missing_packages():
     from src import runtime
     from src.config import load_config
     from src.deploy import formats
+    from src.deploy.description import MAX_BATCH
     from src.deploy.export_process import run_export_job
     from src.errors import UserError
     from src.files import require_writable
     from src.pretrained import PREFIX
 
 FLOAT_WEIGHTS = ("float32", "float16")
-MAX_BATCH = 1024  # the file is tried with one such batch
 USED_KEYS = ("data.name", "data.path", "data.image_size", "network", "runtime.device_target")
 SHORTHANDS = {"--data_path": "data.path", "--dataset": "data.name", "--device_target": "runtime.device_target"}
 

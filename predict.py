@@ -25,12 +25,12 @@ with cli.explain_missing_packages():
     from tqdm import tqdm
 
     from src.deploy import load_model
+    from src.deploy.description import MAX_BATCH
     from src.deploy.prediction import Prediction, find_images, predict
     from src.errors import UserError
     from src.files import require_writable, write_text
 
 MANY = 100  # images from which on there is a progress bar
-MAX_BATCH = 1024
 ALL, SOME, NONE = 0, 1, cli.BAD_INPUT
 
 

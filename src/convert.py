@@ -14,8 +14,7 @@ from pathlib import Path
 from . import cli, runtime
 from .errors import UserError
 from .files import require_writable
-
-SUFFIXES = (".ckpt", ".safetensors")
+from .pretrained import CHECKPOINT_SUFFIXES
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("target", metavar="TO", type=cli.path, help="a .safetensors or .ckpt file")
     arguments = parser.parse_args(argv)
     source, target = cli.require_checkpoint(arguments.source), Path(arguments.target)
-    if target.suffix not in SUFFIXES:
-        raise UserError(f"{target} must end in {' or '.join(SUFFIXES)}")
+    if target.suffix not in CHECKPOINT_SUFFIXES:
+        raise UserError(f"{target} must end in {' or '.join(CHECKPOINT_SUFFIXES)}")
     require_writable(target.parent)
     runtime.prepare_environment()
 

@@ -15,6 +15,7 @@ from .errors import UserError
 
 PREFIX = "pretrained:"
 MANIFEST = "manifest.yaml"
+CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")  # of files with weights that MindSpore runs
 # In the repository, or in the installed package.
 FOLDERS = (Path(__file__).resolve().parents[1] / "pretrained", Path(__file__).resolve().parent / "pretrained")
 FILE_NAME = r"^[\w.-]+$"

@@ -13,7 +13,8 @@ from ..preprocessing import Preprocessing
 from .formats import FORMATS
 
 MAX_BYTES = 10_000_000  # of a JSON file; the longest class names do not need more
-MAX_BATCH, MAX_CLASSES = 1024, 100_000  # as in export.py and in create_model
+MAX_BATCH = 1024  # images per call; an exported file is tried with one such batch
+MAX_CLASSES = 100_000  # as in create_model
 
 
 class Part(BaseModel):

@@ -14,14 +14,13 @@ from .. import runtime
 from ..errors import UserError
 from ..image_files import centre
 from ..preprocessing import Preprocessing
-from ..pretrained import resolve_model
+from ..pretrained import CHECKPOINT_SUFFIXES, resolve_model
 from . import description
 from .description import Description
 from .exported_model import ExportedModel, in_batches
 from .formats import FORMATS
 
-CHECKPOINTS = (".ckpt", ".safetensors")
-NEEDS_MINDSPORE = (*CHECKPOINTS, ".mindir")
+NEEDS_MINDSPORE = (*CHECKPOINT_SUFFIXES, ".mindir")
 MAX_MESSAGE = 300  # characters of a runtime's message
 
 
@@ -121,7 +120,7 @@ def load_model(file: str | Path, device_target: str = "CPU", num_classes: int | 
     _require_file(path)
     if suffix in NEEDS_MINDSPORE:
         runtime.prepare_environment()
-    if suffix in CHECKPOINTS:
+    if suffix in CHECKPOINT_SUFFIXES:
         from . import checkpoint
 
         return Model(path, *checkpoint.load(path, device_target, num_classes))
@@ -163,7 +162,7 @@ def _formats_of(suffix: str, path: Path) -> list[str]:
     for one in FORMATS.values():
         if one.weights_suffix == suffix:
             raise UserError(f"{path} holds the weights of a model: give {path.with_suffix(one.suffix)}")
-    known = ", ".join([*CHECKPOINTS, *(one.suffix for one in FORMATS.values() if one.device is None)])
+    known = ", ".join([*CHECKPOINT_SUFFIXES, *(one.suffix for one in FORMATS.values() if one.device is None)])
     raise UserError(f"{path} is not a model by its name, which ends in {suffix or 'nothing'}: known are {known}")
 
 
