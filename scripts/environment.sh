@@ -43,3 +43,10 @@ launch() {
     done
     exec "$PYTHON" "$ROOT/$program" "$@"
 }
+
+# launch_module NAME ARGUMENT...: the same for a module. `python -m` would look for src in the current folder first.
+launch_module() {
+    exec "$PYTHON" -c 'import runpy, sys
+sys.path[0] = sys.argv.pop(1)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)' "$ROOT" "$@"
+}

@@ -6,4 +6,5 @@
 # The Python that has MindSpore Lite may be another than the project's: PYTHON_LITE=/path/to/python. docs/ascend.md
 # explains the rest.
 set -euo pipefail
-exec "${PYTHON_LITE:-python3}" "$(dirname "${BASH_SOURCE[0]}")/../src/deploy/lite.py" convert "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+launch_module src.deploy.lite_process "$@"

@@ -50,6 +50,7 @@ NO_MINDSPORE = [
     "deploy.exported_model",
     "deploy.formats",
     "deploy.lite",
+    "deploy.lite_process",
     "deploy.onnx",
     "deploy.openvino",
     "deploy.openvino_graph",

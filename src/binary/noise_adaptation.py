@@ -99,7 +99,8 @@ class AnnealedNoise(NoAutoCast):
         require_number("alpha", alpha)
         self.alpha = ScheduledValue("alpha", alpha)
         self.in_forward = in_forward
-        self.kernels = native and native.noise(adaptation.eta, adaptation.amplitude, in_forward)
+        hidden = adaptation.w1.shape[1]
+        self.kernels = native and native.noise(adaptation.eta, adaptation.amplitude, in_forward, hidden)
 
     def construct(self, binary, t):
         if self.kernels is not None and t.dtype == ms.float32:

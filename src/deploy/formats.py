@@ -53,7 +53,7 @@ FORMATS = {
     "ONNX": Format("onnx", ".onnx"),
     "OPENVINO": Format("openvino", ".xml", weights_suffix=".bin"),
     "AIR": Format("air", ".air", device="Ascend", fixed_batch=True),
-    "LITE": Format("lite", ".ms", other_suffix=".mindir", exported=False),
+    "LITE": Format("lite_process", ".ms", other_suffix=".mindir", exported=False),
 }
 EXPORTED = tuple(name for name, one in FORMATS.items() if one.exported)
 

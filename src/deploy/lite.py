@@ -3,8 +3,9 @@
     python lite.py convert net.onnx net_lite.mindir --device ascend     an offline model; .ms: for small devices
     python lite.py run net_lite.mindir images.npy logits.npy            float32 (N, C, H, W) to (N, K)
 
-Some versions of MindSpore Lite need an old Python. So this file needs only Python 3.7, numpy and mindspore_lite, and
-imports nothing of this project.
+`lite_process.py` starts it a third way, `serve`, to run many batches in a Python that has MindSpore Lite. Some versions
+of MindSpore Lite need an old Python. So this file needs only Python 3.7, numpy and mindspore_lite, and imports nothing
+of this project.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import numpy as np
 
 DEVICES = ("cpu", "ascend")
 OPTIMIZE = {"cpu": "general", "ascend": "ascend_oriented"}  # of the converter
-SUFFIXES = (".mindir", ".ms")
+SOURCES, SUFFIXES = (".onnx", ".mindir"), (".mindir", ".ms")
 
 
 class LiteError(Exception):
@@ -63,7 +64,11 @@ class LiteModel:
             raise LiteError("MindSpore Lite cannot load {} on {}: {}".format(path, device, _reason(error)))
 
     def logits(self, images):
-        """Logits (N, K) of images, float32 (N, C, H, W). The model's own batch size is used; the last batch is padded.
+        """Logits (N, K) of images, float32 (N, C, H, W)."""
+        return self.outputs(images)[0]
+
+    def outputs(self, images):
+        """All outputs for images, float32 (N, C, H, W). The model's own batch size is used; the last batch is padded.
 
         Files for small devices (.ms) take N, H, W, C: their shape says so, their format does not.
         """
@@ -78,14 +83,39 @@ class LiteModel:
             batch[: len(some)] = some
             self.input.set_data_from_numpy(batch)
             try:
-                (output,) = self.model.predict([self.input])
+                found = self.model.predict([self.input])
             except Exception as error:
                 raise LiteError("MindSpore Lite cannot run the model: {}".format(_reason(error)))
-            results.append(output.get_data_to_numpy()[: len(some)].copy())
-        return np.concatenate(results)
+            results.append([output.get_data_to_numpy()[: len(some)].copy() for output in found])
+        return [np.concatenate(parts) for parts in zip(*results)]
 
 
-load = LiteModel
+def serve(path, device, device_id, threads):
+    """Run batches until the standard input ends.
+
+    A request is a line of JSON with two paths: `images`, an .npy file with float32 (N, C, H, W), and `outputs`, the
+    .npz file to write. The reply is a line of JSON with `error`, a sentence or null. The first reply comes before any
+    request, once the model is loaded.
+    """
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # MindSpore Lite prints to the standard output
+
+    def reply(error=None):
+        replies.write(json.dumps({"error": error}) + "\n")
+        replies.flush()
+
+    try:
+        loaded = LiteModel(path, device, device_id, threads)
+    except LiteError as error:
+        return reply(str(error))
+    reply()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            np.savez(request["outputs"], *loaded.outputs(np.load(request["images"], allow_pickle=False)))
+            reply()
+        except (LiteError, OSError) as error:
+            reply(str(error))
 
 
 def convert(source, target, device="cpu"):
@@ -99,23 +129,10 @@ def convert(source, target, device="cpu"):
     Raises:
         LiteError: MindSpore Lite is not installed or cannot convert the file. Nothing is left in that case.
     """
+    check(source, target)
     lite = _mindspore_lite()
-    kinds = {".onnx": lite.FmkType.ONNX, ".mindir": lite.FmkType.MINDIR}
-    stem, suffix = os.path.splitext(target)
-    kind = kinds.get(os.path.splitext(source)[1])
-    if kind is None:
-        raise LiteError("{} must end in {}".format(source, " or ".join(kinds)))
-    if suffix not in SUFFIXES:
-        raise LiteError("{} must end in {}".format(target, " or ".join(SUFFIXES)))
-    if not os.path.isfile(source):
-        raise LiteError("{} is not a file".format(source))
-    if os.path.isdir(target):
-        raise LiteError("{} is a folder: give the name of a file".format(target))
-    if os.path.abspath(source) == os.path.abspath(target):
-        raise LiteError("{} cannot replace itself: give another name".format(source))
-    folder = os.path.dirname(os.path.abspath(target))
-    if not os.path.isdir(folder):
-        raise LiteError("{} is not a folder".format(folder))
+    kind = {".onnx": lite.FmkType.ONNX, ".mindir": lite.FmkType.MINDIR}[os.path.splitext(source)[1]]
+    suffix, folder = os.path.splitext(target)[1], os.path.dirname(os.path.abspath(target))
     partial = tempfile.mkdtemp(dir=folder)
     try:
         converter = lite.Converter()
@@ -132,6 +149,23 @@ def convert(source, target, device="cpu"):
         raise LiteError("MindSpore Lite cannot convert {}: {}".format(source, _reason(error)))
     finally:
         shutil.rmtree(partial)
+
+
+def check(source, target):
+    """LiteError if the names are not those of a file that can be converted and of one that can be written."""
+    if os.path.splitext(source)[1] not in SOURCES:
+        raise LiteError("{} must end in {}".format(source, " or ".join(SOURCES)))
+    if os.path.splitext(target)[1] not in SUFFIXES:
+        raise LiteError("{} must end in {}".format(target, " or ".join(SUFFIXES)))
+    if not os.path.isfile(source):
+        raise LiteError("{} is not a file".format(source))
+    if os.path.isdir(target):
+        raise LiteError("{} is a folder: give the name of a file".format(target))
+    if os.path.abspath(source) == os.path.abspath(target):
+        raise LiteError("{} cannot replace itself: give another name".format(source))
+    folder = os.path.dirname(os.path.abspath(target))
+    if not os.path.isdir(folder):
+        raise LiteError("{} is not a folder".format(folder))
 
 
 def _describe(source, made, device):
@@ -176,24 +210,27 @@ def _reason(error):
 
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    actions = parser.add_subparsers(dest="action", metavar="convert|run")
-    converting, running = actions.add_parser("convert"), actions.add_parser("run")
+    actions = parser.add_subparsers(dest="action", metavar="convert|run|serve")
+    converting, running, serving = (actions.add_parser(name) for name in ("convert", "run", "serve"))
     converting.add_argument("source", metavar="MODEL", help=".onnx or .mindir")
     converting.add_argument("target", metavar="OUTPUT", help=".mindir or .ms")
-    running.add_argument("model", metavar="MODEL", help=".mindir or .ms")
+    for action in (running, serving):
+        action.add_argument("model", metavar="MODEL", help=".mindir or .ms")
+        action.add_argument("--device_id", type=int, default=0, help="number of the Ascend device; default: 0")
+        action.add_argument("--threads", type=int, help="of the CPU")
     running.add_argument("images", metavar="IMAGES", help=".npy, float32 (N, C, H, W)")
     running.add_argument("logits", metavar="LOGITS", help=".npy that is written")
-    for action in (converting, running):
+    for action in (converting, running, serving):
         action.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
-    running.add_argument("--device_id", type=int, default=0, help="number of the Ascend device; default: 0")
-    running.add_argument("--threads", type=int, help="of the CPU")
     arguments = parser.parse_args(argv)
     if arguments.action is None:
-        parser.error("give convert or run")
+        parser.error("give convert, run or serve")
     try:
         if arguments.action == "convert":
             convert(arguments.source, arguments.target, arguments.device)
             print("{}: {:.0f} KiB".format(arguments.target, os.path.getsize(arguments.target) / 1024))
+        elif arguments.action == "serve":
+            serve(arguments.model, arguments.device, arguments.device_id, arguments.threads)
         else:
             images = np.load(arguments.images, allow_pickle=False)
             if not isinstance(images, np.ndarray) or images.ndim != 4 or not len(images):

@@ -64,7 +64,7 @@ def load(path: Path, threads: int | None = None) -> ExportedModel:
     def instrumented() -> tuple[onnxruntime.InferenceSession, dict[str, tuple[str, str]], list[str]]:
         """The graph with more outputs, what each layer is called among them, and all their names."""
         model = onnx.load_from_string(content)
-        layers = _layers_that_take_signs(model)
+        layers = layers_that_take_signs(model)
         shown = sorted({value for names in layers.values() for value in names} - {"images", "logits"})
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
         return session(model.SerializeToString()), layers, ["logits", *shown]
@@ -78,7 +78,7 @@ def load(path: Path, threads: int | None = None) -> ExportedModel:
     return ExportedModel(lambda images: plain.run(["logits"], {"images": images})[0], trace)
 
 
-def _layers_that_take_signs(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+def layers_that_take_signs(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
     """The value before the signs, and the sums, of each product of signs by a constant, by the name of the cell; with
     `#2`, `#3` and so on if it is called again."""
     constants, calls = {tensor.name for tensor in model.graph.initializer}, Counter()

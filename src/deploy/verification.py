@@ -66,19 +66,7 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
     """
     expected = in_batches(lambda batch: network(ms.Tensor(batch)).asnumpy(), images, batch_size)
     found = in_batches(model.logits, images, batch_size)
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        raise UserError(
-            f"the exported file gives {found.shape} logits, finite: {np.isfinite(found).all()}; "
-            f"{expected.shape} finite ones are expected"
-        )
-    scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64)))) or 1.0  # all are 0 with a zero last layer
-    differences = np.abs(found.astype(np.float64) - expected).max(1) / scale
-    suspects = np.flatnonzero(~(differences <= LOGIT_TOLERANCE))
-    if len(suspects) > MAX_SHARE * len(images):
-        raise UserError(
-            f"{len(suspects)} of {len(images)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
-            f"scale, the most by {differences.max():.2e}: {ANOTHER}"
-        )
+    scale, differences, suspects = _differences(found, expected)
     if len(suspects) and model.trace is None:
         raise UserError(
             f"an image differs by {differences.max():.2e} of the logits' scale and the runtime is the network's own: "
@@ -89,9 +77,63 @@ def compare(network: nn.Cell, model: ExportedModel, images: np.ndarray, batch_si
         for start in range(0, len(replayed), batch_size):
             some = replayed[start : start + batch_size]
             layers = _compare_layers(network, model, images[some], found[some], scale, batch_size)
+    return _comparison(differences, suspects, len(replayed) if layers else 0, layers)
+
+
+def compare_files(reference: ExportedModel, model: ExportedModel, images: np.ndarray, batch_size: int) -> Comparison:
+    """Compare a file with another one, whose runtime shows its values, where the network is not at hand.
+
+    An image that differs is explained if a value before a sign is within `FLIP_TOLERANCE` of 0 in the reference. That
+    is less than what `compare` asks for.
+
+    Args:
+        reference: has a `trace`.
+        images: float32 (N, C, H, W), normalised.
+        batch_size: as in `compare`.
+
+    Raises:
+        UserError: an image differs and is not explained, or too many are.
+    """
+    expected = in_batches(reference.logits, images, batch_size)
+    found = in_batches(model.logits, images, batch_size)
+    _, differences, suspects = _differences(found, expected)
+    for number in suspects:
+        values = reference.trace(filled(images[number : number + 1], batch_size)).values.values()
+        closest = min((float(np.abs(value[0]).min()) for value in values), default=np.inf)
+        if closest > FLIP_TOLERANCE:
+            raise UserError(
+                f"an image differs by {differences[number]:.2e} of the logits' scale, and no value before a sign is "
+                f"within rounding of 0: {ANOTHER}"
+            )
+    return _comparison(differences, suspects)
+
+
+def _differences(found: np.ndarray, expected: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """The logits' scale, of each image the largest difference relative to that, and the images that differ visibly.
+
+    Raises:
+        UserError: the logits have another shape or are not finite, or too many images differ.
+    """
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        raise UserError(
+            f"the exported file gives {found.shape} logits, finite: {np.isfinite(found).all()}; "
+            f"{expected.shape} finite ones are expected"
+        )
+    scale = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64)))) or 1.0  # all are 0 with a zero last layer
+    differences = np.abs(found.astype(np.float64) - expected).max(1) / scale
+    suspects = np.flatnonzero(~(differences <= LOGIT_TOLERANCE))
+    if len(suspects) > MAX_SHARE * len(found):
+        raise UserError(
+            f"{len(suspects)} of {len(found)} images differ by more than {LOGIT_TOLERANCE} of the logits' "
+            f"scale, the most by {differences.max():.2e}: {ANOTHER}"
+        )
+    return scale, differences, suspects
+
+
+def _comparison(differences: np.ndarray, suspects: np.ndarray, replayed: int = 0, layers: int = 0) -> Comparison:
     rest = np.delete(differences, suspects)
     largest = float(rest.max()) if len(rest) else 0.0
-    return Comparison(len(images), len(suspects), largest, len(replayed) if layers else 0, layers)
+    return Comparison(len(differences), len(suspects), largest, replayed, layers)
 
 
 Positive = Callable[[str, np.ndarray], np.ndarray]  # by name and values of a layer: where the signs are +1

@@ -131,6 +131,13 @@ def test_other_convolutions_stay_with_the_framework(kernel_size, stride, padding
     assert Binarization(noise_adaptation=False).conv(4, 6, 3, 1, 1).product.kernels is not None
 
 
+def test_the_noise_of_wide_weights_is_left_to_the_framework():
+    layer = Binarization().dense(64 * (native.MAX_HIDDEN + 1), 5)
+    assert layer.weight_quantizer.noise.kernels is None and layer.activation_quantizer.noise.kernels is None
+    layer = Binarization().dense(64 * native.MAX_HIDDEN, 5)
+    assert layer.weight_quantizer.noise.kernels is not None
+
+
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -186,7 +193,7 @@ def test_noise_and_its_gradients(any_mode, shape, hidden, eta):
     t, factor = 3 * random(shape, 0), random(shape, 1)
     w1, w2 = random((channels, hidden), 2) / np.sqrt(channels).astype(np.float32), random((hidden, channels), 3)
     binary = oracles.sign(t).astype(np.float32)
-    cell = WeightedNoise(native.noise(eta, amplitude, in_forward=True))
+    cell = WeightedNoise(native.noise(eta, amplitude, True, hidden))
     inputs = [Tensor(values) for values in (binary, t, w1, w2)]
     value = cell.noise(*inputs, Tensor(alpha, ms.float32))
     gradients = ms.grad(cell, (0, 1, 2, 3))(*inputs, Tensor(alpha, ms.float32), Tensor(factor))

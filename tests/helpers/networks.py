@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from src.binary import Binarization
+from src.binary import Binarization, SharedSlopePReLU
 from src.models import create_model
 from src.models.resnet20 import Block
 
@@ -26,6 +26,43 @@ class Small(nn.Cell):
 
 def small(num_classes: int, in_channels: int, binarization: Binarization) -> Small:
     return Small(num_classes, in_channels, binarization)
+
+
+class Varied(nn.Cell):
+    """What is awkward to export: images of odd size, 1 to 130 channels, groups, strides, a binary linear layer."""
+
+    LAYERS = (  # channels, kernel, stride, padding, groups; the first convolution leaves 15x15 of 32x32
+        (1, 3, 1, 1, 1),
+        (7, 3, 2, 0, 1),  # 7x7
+        (130, 1, 1, 0, 1),
+        (33, 3, 1, 1, 1),
+        (6, 5, 1, 2, 3),
+        (9, 3, 2, 1, 1),  # 4x4
+        (65, 2, 1, 0, 1),  # 3x3
+    )
+
+    def __init__(self, num_classes: int, in_channels: int, binarization: Binarization):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 3, 3, stride=2, pad_mode="valid")
+        layers, channels = [], 3
+        for out_channels, kernel, stride, padding, groups in self.LAYERS:
+            conv = binarization.conv(channels, out_channels, kernel, stride, padding, groups=groups)
+            layers += [conv, SharedSlopePReLU(), nn.BatchNorm2d(out_channels)]
+            channels = out_channels
+        self.layers = nn.SequentialCell(*layers)
+        self.dense = binarization.dense(9 * channels, 17)
+        self.slope = SharedSlopePReLU()
+        self.bn = nn.BatchNorm1d(17)
+        self.linear = nn.Dense(17, num_classes)
+
+    def construct(self, x):
+        x = self.layers(self.conv1(x))
+        x = self.bn(self.slope(self.dense(ops.flatten(x))))
+        return self.linear(x)
+
+
+def varied(num_classes: int, in_channels: int, binarization: Binarization) -> Varied:
+    return Varied(num_classes, in_channels, binarization)
 
 
 def create(name: str, **options) -> nn.Cell:

@@ -1,4 +1,4 @@
-"""Run a program of the project with one more network, `small`, which compiles much faster than ResNet-20.
+"""Run a program of the project with more networks: `small` compiles much faster than ResNet-20, `varied` is awkward.
 
 The processes in which export.py does its work know the network, too.
 
@@ -18,9 +18,10 @@ prepare_environment()
 
 from src.deploy import export_process  # noqa: E402
 from src.models.registry import register  # noqa: E402
-from tests.helpers.networks import small  # noqa: E402
+from tests.helpers.networks import small, varied  # noqa: E402
 
-register(image_size=32, size_multiple=1, num_classes=10)(small)
+for network in (small, varied):
+    register(image_size=32, size_multiple=1, num_classes=10)(network)
 if __name__ == "__main__":
     export_process.START = export_process.START.replace("runpy.run", "import tests.helpers.small_network; runpy.run")
     sys.argv = sys.argv[1:]

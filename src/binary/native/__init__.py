@@ -16,6 +16,8 @@ from ..amp import NoAutoCast
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 SWITCH = "BNN_NATIVE"  # the environment variable; 0: plain operations
+# Of a noise module. With more, as for the weights of wide layers, the framework's matrix products are twice as fast.
+MAX_HIDDEN = 48
 
 
 class Kernel(ops.Custom):
@@ -145,9 +147,10 @@ def slope_norm(eps: float) -> SlopeNorm | None:
     return SlopeNorm(eps) if _why_not() is None else None
 
 
-def noise(eta: str, amplitude: float, in_forward: bool) -> Noise | None:
-    """The kernels of the noise, or None."""
-    return Noise(eta, amplitude, in_forward) if _why_not() is None else None
+def noise(eta: str, amplitude: float, in_forward: bool, hidden: int) -> Noise | None:
+    """The kernels of a noise module of that hidden width, or None."""
+    fits = hidden <= MAX_HIDDEN
+    return Noise(eta, amplitude, in_forward) if fits and _why_not() is None else None
 
 
 def convolution(kernel_size: int, stride: int, padding: int, groups: int) -> Convolution | None:
