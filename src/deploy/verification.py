@@ -234,10 +234,15 @@ def _explain_by_a_flip(network: nn.Cell, image: np.ndarray, found: np.ndarray, s
         return bool(np.abs(logits[0] - found).max() / scale <= LOGIT_TOLERANCE)
 
     own = replay(network, image, lambda name, value: value > 0)
-    near = [(layer, at) for layer, value in own.values.items() for at in np.argwhere(np.abs(value) <= FLIP_TOLERANCE)]
     if is_close(own.logits):
         return
-    for layer, at in near[:MAX_FLIPS]:
+    near = []
+    for layer, value in own.values.items():
+        for at in np.argwhere(np.abs(value) <= FLIP_TOLERANCE):
+            near.append((float(abs(value[tuple(at)])), layer, at))
+    # The nearest first, but 0 itself last: a channel that is switched off is 0 throughout, in any runtime.
+    near.sort(key=lambda one: one[0] or np.inf)
+    for _, layer, at in near[:MAX_FLIPS]:
 
         def positive(name: str, value: np.ndarray, layer: str = layer, at: np.ndarray = at) -> np.ndarray:
             signs = value > 0

@@ -315,6 +315,26 @@ def test_a_flip_that_the_file_does_not_show_is_found(network, images, case, monk
     assert result.explained == differs and (differs or case is not SMALL)
 
 
+def test_channels_that_are_0_throughout_do_not_hide_a_flip(network, images, case, monkeypatch):
+    """Before the value that flips there are more values of 0 than are tried."""
+    silent = copy.deepcopy(network)
+    parameters = {parameter.name: parameter for parameter in silent.get_parameters()}
+    for name in ("bn1.gamma", "bn1.beta"):
+        values = parameters[name].asnumpy().copy()
+        values[: len(values) // 2] = 0
+        parameters[name].set_data(ms.Tensor(values))
+    right = runtime_that_rounds_otherwise(silent, 0.0)
+    closest = closest_to_0(right, images)
+    number = int(closest.argmin())
+    assert closest[number] < verification.FLIP_TOLERANCE
+    values = right.trace(images[number : number + 1]).values
+    assert sum(int((value == 0).sum()) for value in values.values()) > verification.MAX_FLIPS
+    other, batch = runtime_that_rounds_otherwise(silent, closest[number] * 1.001), images[number : number + 1]
+    assert np.abs(other.logits(batch) - right.logits(batch)).max() > 1e-3
+    monkeypatch.setattr(verification, "MAX_SHARE", 1.0)
+    assert compare(silent, ExportedModel(other.logits, right.trace), batch, 1).explained == 1
+
+
 def checkpoint_of(tmp_path: Path, data: str, classes: tuple[str, ...] | None = None) -> Path:
     """A checkpoint with the texts of a run on the data set."""
     network, path = nn.Dense(2, 2), tmp_path / "last.ckpt"

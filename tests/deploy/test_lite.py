@@ -134,7 +134,10 @@ def test_its_layers_agree_given_the_same_signs(python, networks, name, tmp_path)
     def trace(images: np.ndarray) -> Trace:
         found = dict(zip(["logits", *shown], traced(images), strict=True))
         values = {layer: found[value] for layer, (value, _) in layers.items()}
-        return Trace(found["logits"], values, {layer: found[sums] for layer, (_, sums) in layers.items()})
+        sums = {layer: found[sums] for layer, (_, sums) in layers.items()}
+        for layer, array in sums.items():  # its fast convolutions are not exact: 1.3e-4 was seen
+            assert np.abs(array - np.round(array)).max() < 1e-3, layer
+        return Trace(found["logits"], values, {layer: np.round(array) for layer, array in sums.items()})
 
     network = create(name)
     trained = pretrained.weights("resnet20_digits") if name == "resnet20" else networks[name].with_suffix(".ckpt")
