@@ -40,7 +40,7 @@ def make_awkward(network: nn.Cell) -> None:
         gamma, beta = norm.gamma.asnumpy().copy(), norm.beta.asnumpy().copy()
         gamma[1::3] *= -1
         gamma[::5] = 0
-        beta[::5] = generator.choice([-0.1, 0.0, 0.1], len(beta[::5]))
+        beta[::5] = generator.normal(0, 0.1, len(beta[::5])) * generator.choice([0, 1], len(beta[::5]))
         norm.gamma.set_data(Tensor(gamma))
         norm.beta.set_data(Tensor(beta))
     slopes = [cell for _, cell in network.cells_and_names() if isinstance(cell, SharedSlopePReLU)]
