@@ -19,6 +19,7 @@ import tempfile
 import numpy as np
 
 DEVICES = ("cpu", "ascend")
+NOT_INSTALLED = "{} has no MindSpore Lite: docs/ascend.md says where to get it"
 OPTIMIZE = {"cpu": "general", "ascend": "ascend_oriented"}  # of the converter
 SOURCES, SUFFIXES = (".onnx", ".mindir"), (".mindir", ".ms")
 
@@ -193,9 +194,7 @@ def _mindspore_lite():
     try:
         import mindspore_lite
     except ImportError:
-        raise LiteError(
-            "{} has no MindSpore Lite: docs/ascend.md says where to get it".format(sys.executable or "Python")
-        )
+        raise LiteError(NOT_INSTALLED.format(sys.executable or "Python"))
     return mindspore_lite
 
 

@@ -7,6 +7,7 @@ the Python that has MindSpore Lite; without it, that is this one. `lite.py` is w
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from ..errors import UserError
 from . import description
 from .exported_model import ExportedModel
 from .formats import FORMATS
-from .lite import DEVICES, LiteError, check
+from .lite import DEVICES, NOT_INSTALLED, LiteError, check
 
 PYTHON_LITE = "PYTHON_LITE"
 SERVER = Path(__file__).with_name("lite.py")
@@ -40,8 +41,17 @@ def load(path: Path, device: str = "cpu") -> ExportedModel:
     Raises:
         LiteError: MindSpore Lite is not installed, or cannot read the file or use the device.
     """
-    outputs = outputs_of(path, os.environ.get(PYTHON_LITE) or sys.executable, device)
+    outputs = outputs_of(path, lite_python(), device)
     return ExportedModel(lambda images: outputs(images)[0])
+
+
+def lite_python() -> str:
+    """The Python that has MindSpore Lite: PYTHON_LITE, or this one. LiteError: neither."""
+    if python := os.environ.get(PYTHON_LITE):
+        return python
+    if importlib.util.find_spec("mindspore_lite") is None:
+        raise LiteError(NOT_INSTALLED.format(sys.executable))
+    return sys.executable
 
 
 def outputs_of(path: Path, python: str, device: str = "cpu") -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -129,7 +139,7 @@ def convert(source: Path, target: Path, device: str) -> str:
         LiteError: MindSpore Lite is not installed, or cannot convert or run the file.
         UserError: the file does not agree with its source.
     """
-    python = os.environ.get(PYTHON_LITE) or sys.executable
+    python = lite_python()
     command = [python, str(SERVER), "convert", str(source), str(target), "--device", device]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
