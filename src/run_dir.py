@@ -26,6 +26,7 @@ CONFIG = "config.yaml"  # resolved
 METRICS = "metrics.csv"  # a row for each epoch
 CURVES = "curves.png"
 VERSIONS = "versions.txt"
+START_WEIGHTS = "start weights"  # in VERSIONS: their checksum
 LOG = "log.txt"  # what was printed
 CHOSEN_ON = "chosen_on"  # column of METRICS: which images choose BEST, "test" or "holdout"; the others hold numbers
 # Columns that METRICS always has. Empty: the loss if every step overflowed, the others if the epoch was not evaluated.
@@ -110,6 +111,15 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         if not row.keys() >= set(COLUMNS) or not math.isfinite(row["epoch"]):
             raise UserError(f"{path} is damaged: a row lacks one of {', '.join(COLUMNS)}")
     return rows
+
+
+def read_versions(folder: Path) -> dict[str, str]:
+    """What began the run: the first block of versions.txt by name; empty if there is no such file."""
+    try:
+        text = (folder / VERSIONS).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    return dict(line.split(": ", 1) for line in text.split("\n\n")[0].splitlines() if ": " in line)
 
 
 def epoch_checkpoints(folder: Path) -> dict[int, Path]:

@@ -84,14 +84,16 @@ def start(device_target: str = "CPU", mode: str = "graph", seed: int = 0, distri
 
 
 def versions() -> dict[str, str]:
-    """Versions used by a run: the code's commit, Python, packages, and environment variables that change speed or
-    rounding."""
+    """Versions used by a run: the code's commit, Python, packages, the processor with the number of its cores that the
+    process may use, and environment variables that change speed or rounding."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {
         "git commit": git_commit(Path(__file__).resolve().parents[1]),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
+        "cores": str(usable_cores()),
     }
     for package in ("mindspore", "mindcv", "numpy"):
         try:
@@ -101,6 +103,21 @@ def versions() -> dict[str, str]:
     for variable in ("ONEDNN_MAX_CPU_ISA", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"):
         found[variable] = os.environ.get(variable, "not set")
     return found
+
+
+def processor() -> str:
+    """The name of the processor, as Linux gives it; otherwise its architecture."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_commit(root: Path) -> str:

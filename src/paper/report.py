@@ -10,7 +10,10 @@ from typing import Any
 
 from ..config import Config, load_config
 from ..files import write_text
-from .runs import CIRCUMSTANCES, FINISHED, Run, differences, recipe_file
+from ..run_dir import START_WEIGHTS, read_versions
+from .paired import Difference, differences
+from .runs import CIRCUMSTANCES, Run, finished_runs, recipe_file
+from .runs import differences as config_differences
 from .studies import Row, Study
 
 MEASURES = ("top-1", "top-5")
@@ -18,13 +21,16 @@ MEASURES = ("top-1", "top-5")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The finished runs of a row. Accuracies are in percent; `failures` give the reasons of missing runs."""
+    """The finished runs of a row, whichever command made them; `failures` give the reasons of missing ones. Accuracies
+    are in percent."""
 
     row: Row
     planned: int = 0
     histories: tuple[list[dict[str, float]], ...] = ()  # of the finished runs, a row for each epoch
     batch_size: int = 0
     failures: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()  # of the finished runs
+    starts: tuple[str, ...] = ()  # of the finished runs: the checksums of their start weights
 
     def accuracy(self, measure: int) -> list[float]:
         """Return the final top-1 (0) or top-5 (1) of each finished run."""
@@ -48,13 +54,12 @@ class Budget:
     recipe: Config  # of the same run at full length
     steps: int  # in an epoch
     data_name: str
-    seeds: int
     command: str
 
     @property
     def departures(self) -> dict[str, Any]:
         """Keys in which all runs differ from their recipes, and their values."""
-        changed = differences(self.config, self.recipe)
+        changed = config_differences(self.config, self.recipe)
         return {key: value for key, (value, _) in changed.items() if key not in CIRCUMSTANCES}
 
     @property
@@ -62,7 +67,7 @@ class Budget:
         """A warning about runs that differ from the recipe; empty if they do not."""
         train = self.config.train
         if train.epochs < self.recipe.train.epochs or train.steps_per_epoch is not None:
-            return "shortened runs: they test the code and say nothing about the methods"
+            return "shortened runs: compare methods with each other at this budget, not with the paper's accuracies"
         if self.departures:
             return "runs that differ from the paper's recipe: their numbers cannot be compared with the paper's"
         return ""
@@ -72,15 +77,14 @@ class Budget:
         epochs = f"{train.epochs} of {full.epochs}" if train.epochs != full.epochs else str(full.epochs)
         told = ("train.epochs", "train.steps_per_epoch", "data.batch_size", "data.name")
         others = [f"{key} {value}" for key, value in self.departures.items() if key not in told]
-        seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
         batch = f"batch {self.config.data.batch_size}"
-        return ", ".join([self.data_name, f"{epochs} epochs of {self.steps} steps", batch, *others, seeds])
+        return ", ".join([self.data_name, f"{epochs} epochs of {self.steps} steps", batch, *others])
 
 
-def budget(run: Run, steps: int, data_name: str, seeds: int, command: str) -> Budget:
+def budget(run: Run, steps: int, data_name: str, command: str) -> Budget:
     """Return the budget of the study to which this run belongs; a whole epoch has `steps` steps."""
     recipe = load_config(recipe_file(run.spec), run.spec.changes)
-    return Budget(run.config, recipe, run.config.train.steps(steps), data_name, seeds, command)
+    return Budget(run.config, recipe, run.config.train.steps(steps), data_name, command)
 
 
 def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[Outcome]:
@@ -88,17 +92,32 @@ def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[O
     results = []
     for row in study.rows:
         own = [run for run in runs if row.spec is not None and run.spec.name == row.spec.name]
-        finished = [run for run in own if run.state() == FINISHED]
+        finished = finished_runs(row.spec, own[0].output, own[0].overrides) if own else []
         results.append(
             Outcome(
                 row,
-                len(own),
+                len({run.seed for run in own + finished}),
                 tuple(run.metrics() for run in finished),
                 own[0].config.data.batch_size if own else 0,
                 tuple(f"seed {run.seed}: {failures[run.folder]}" for run in own if run.folder in failures),
+                tuple(run.seed for run in finished),
+                tuple(read_versions(run.folder).get(START_WEIGHTS, "") for run in finished),
             )
         )
     return results
+
+
+def compare(study: Study, results: list[Outcome]) -> list[Difference]:
+    """Return the differences that the study asks for, in top-1."""
+    by_method = {result.row.method: result for result in results}
+    pairs = []
+    for first, second in study.pairs:
+        figures = [by_method[method].row.figure(0) for method in (first, second)]
+        pairs.append((first, second, None if None in figures else figures[0] - figures[1]))
+    accuracies = {
+        method: dict(zip(result.seeds, result.accuracy(0), strict=True)) for method, result in by_method.items()
+    }
+    return differences(pairs, accuracies)
 
 
 def write(study: Study, results: list[Outcome], made_with: Budget, output: Path) -> list[Path]:
@@ -136,11 +155,15 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
             cells += ["-" if reported is None else f"{reported:.{study.digits}f}", spread(result.accuracy(measure))]
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
         notes = [result.row.note, *(f"failed, {reason}" for reason in result.failures)]
-        cells.append(f"{len(result.histories)} of {result.planned}" if result.row.spec else "only the paper's number")
+        cells.append(counted(result) if result.row.spec else "only the paper's number")
         cells.append("; ".join(filter(None, notes)).replace("|", "/"))
         lines.append(cells)
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    caution = f"\n**Not results.** These are {made_with.caution}.\n" if made_with.caution else ""
+    caution = f"\n**Not the paper's recipe.** These are {made_with.caution}.\n" if made_with.caution else ""
+    has_paper = any(figure is not None for result in results for figure in result.row.reported)
+    papers = " The paper's numbers are for the official data set at the full length." if has_paper else ""
+    many = any(len(result.histories) > 1 for result in results)
+    spread_told = ", mean ± standard deviation over the seeds" if many else ""
     timing = " Step times include whatever else the machine did during the runs." if timed else ""
     return f"""# {study.title}
 
@@ -148,12 +171,61 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
 {caution}
 {table}
 
-The paper: {study.finding} Its numbers are for the official data set at the full length. Ours are those of the last
-epoch{", mean ± standard deviation over the seeds" if made_with.seeds > 1 else ""}.{timing}
+{study.finding}{papers} Ours are those of the last epoch{spread_told}.{timing}
+{paired_table(study, results)}{start_weights(results)}
 
 ![{study.title}]({study.name}.png)
 
     {made_with.command}
+"""
+
+
+def counted(result: Outcome) -> str:
+    """The number of finished runs, and of how many if some are missing."""
+    found = len(result.histories)
+    return str(found) if found == result.planned else f"{found} of {result.planned}"
+
+
+def paired_table(study: Study, results: list[Outcome]) -> str:
+    """The differences of the study in Markdown; empty if it asks for none or nothing was run twice."""
+    found = compare(study, results)
+    if not any(one.values for one in found):
+        return ""
+    lines = [
+        "| difference, top-1 points | paper | seeds | mean | interval | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in found:
+        reported = "-" if one.reported is None else f"{one.reported:+.2f}"
+        mean = f"{statistics.mean(one.values):+.2f}" if one.values else "-"
+        bounds = "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}"
+        lines.append(
+            f"| {one.first} - {one.second} | {reported} | {len(one.values)} | {mean} | {bounds} | {one.verdict} |"
+        )
+    table = "\n".join(lines)
+    return f"""
+Differences between runs with the same seed, so the same start weights and the same images. The intervals are Student's
+t, at 95 % for the table as a whole (Holm's method).
+
+{table}
+"""
+
+
+def start_weights(results: list[Outcome]) -> str:
+    """The checksum of each seed's start weights, and the rows that have another one; empty if none is known."""
+    known: dict[int, dict[str, list[str]]] = {}
+    for result in results:
+        for seed, start in zip(result.seeds, result.starts, strict=True):
+            if start:
+                known.setdefault(seed, {}).setdefault(start, []).append(result.row.method)
+    if not known:
+        return ""
+    told = []
+    for seed, starts in sorted(known.items()):
+        words = [f"{start} ({', '.join(methods)})" if len(starts) > 1 else start for start, methods in starts.items()]
+        told.append(f"seed {seed} {', '.join(words)}")
+    return f"""
+Start weights, by checksum, noise modules left out: {"; ".join(told)}.
 """
 
 

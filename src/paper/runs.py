@@ -9,11 +9,14 @@ All studies of a folder share its runs:
 
 import contextlib
 import json
+import os
+import queue
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,10 +73,13 @@ class Run:
     def state(self) -> str:
         """Return NEW, BEGUN (there is a checkpoint), FINISHED, or DAMAGED (a checkpoint without its config).
 
+        A finished run needs no checkpoint any more: its config and its metrics are enough.
+
         Raises:
             UserError: the folder holds a run of another config.
         """
-        if not holds_run(self.folder):
+        finished = len(self.metrics()) >= self.config.train.epochs
+        if not holds_run(self.folder) and not (finished and (self.folder / CONFIG).is_file()):
             return NEW
         try:
             found = load_config(read_config(self.folder))
@@ -84,7 +90,7 @@ class Run:
                 raise UserError(
                     f"{self.folder} holds a run with {key} {other}, but {wanted} is wanted: choose another --output_dir"
                 )
-        return FINISHED if len(self.metrics()) >= self.config.train.epochs else BEGUN
+        return FINISHED if finished else BEGUN
 
     def metrics(self) -> list[dict[str, float]]:
         """Return a row for each epoch; no rows if the file is damaged: resuming the run writes it again."""
@@ -120,8 +126,9 @@ def recipe_file(spec: RunSpec) -> Path:
     return ROOT / "configs" / f"{spec.recipe}.yaml"
 
 
-def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -> list[Run]:
-    """Return all runs of a study: every run with the first seed, then with the next. Their configs are valid.
+def plan(study: Study, seeds: range, output: Path, overrides: Mapping[str, Any]) -> list[Run]:
+    """Return the runs of a study with these seeds: every run with the first one, then with the next. Their configs are
+    valid.
 
     Raises:
         UserError: a key in which the runs differ, a value that the config refuses, an unknown data set, or one with
@@ -130,7 +137,7 @@ def plan(study: Study, seeds: int, output: Path, overrides: Mapping[str, Any]) -
     for key in overrides:
         if key.split(".")[0] in OWN_SECTIONS:
             raise UserError(f"--{key} cannot be given: the runs of {study.name} differ in it")
-    runs = [Run(spec, seed, output, overrides) for seed in range(seeds) for spec in study.specs]
+    runs = [Run(spec, seed, output, overrides) for seed in seeds for spec in study.specs]
     for run in runs:
         name = run.config.data.name
         size = find_preprocessing(name, run.config.data.image_size).size
@@ -159,29 +166,67 @@ def lock_output_dir(folder: Path, echo: Callable[[str], None]) -> Iterator[int]:
         yield descriptor
 
 
+def finished_runs(spec: RunSpec, output: Path, overrides: Mapping[str, Any]) -> list[Run]:
+    """Every finished run of a spec in the folder, by seed, whichever command made it."""
+    seeds = []
+    for folder in (output / "runs" / spec.name).glob("seed*/"):
+        if (number := folder.name.removeprefix("seed")).isdecimal():
+            seeds.append(int(number))
+    return [run for seed in sorted(seeds) if (run := Run(spec, seed, output, overrides)).state() == FINISHED]
+
+
 class Executor:
-    """Runs processes one after the other. SIGTERM, SIGHUP and Ctrl-C go to the current one, which saves and ends.
+    """Runs processes, some at once. SIGTERM, SIGHUP and Ctrl-C go to the current ones, which save and end.
+
+    Args:
+        held: the descriptor of `lock_output_dir`.
+        jobs: number of runs at once, each on its own share of the cores.
 
     Attributes:
         stopped (int): the signal that came; 0: none.
+
+    Raises:
+        UserError: there are fewer cores than jobs.
     """
 
-    def __init__(self, held: int):
-        self.held = held  # the descriptor of `lock_output_dir`
+    def __init__(self, held: int, jobs: int = 1):
+        self.held = held
+        self.jobs = jobs
         self.stopped = 0
-        self.process: subprocess.Popen | None = None
+        self.processes: set[subprocess.Popen] = set()
+        self.shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+        for share in core_shares(jobs):
+            self.shares.put(share)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, self._stop)
 
-    def execute(self, run: Run) -> str | None:
-        """Begin or resume a run and wait for its end. Return why it failed, or None."""
-        try:
-            return self._execute(run)
-        except (OSError, UserError) as error:  # only this run failed: the others may succeed
-            return str(error)
+    def execute(self, runs: Sequence[Run], begin: Callable[[Run], None]) -> Iterator[tuple[Run, str | None]]:
+        """Begin or resume each run, and yield it when it has ended, with the reason if it failed.
 
-    def _execute(self, run: Run) -> str | None:
+        After a signal, no other run begins. `begin` is called before each run, in any thread.
+        """
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = {pool.submit(self._execute_unless_stopped, run, begin): run for run in runs}
+            for future in as_completed(futures):
+                was_run, reason = future.result()
+                if was_run:
+                    yield futures[future], reason
+
+    def _execute_unless_stopped(self, run: Run, begin: Callable[[Run], None]) -> tuple[bool, str | None]:
+        """Whether the run was begun, and why it failed."""
+        if self.stopped:
+            return False, None
+        begin(run)
+        share = self.shares.get()
+        try:
+            return True, self._execute(run, share)
+        except (OSError, UserError) as error:  # only this run failed: the others may succeed
+            return True, str(error)
+        finally:
+            self.shares.put(share)
+
+    def _execute(self, run: Run, share: list[int]) -> str | None:
         if run.state() == DAMAGED:
             return f"{run.folder} holds {LAST} without a readable {CONFIG}: delete the folder"
         run.write_config()
@@ -190,7 +235,7 @@ class Executor:
         with run.log.open("a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -198,17 +243,39 @@ class Executor:
                 start_new_session=True,
                 pass_fds=(self.held,),
             )
+            if self.jobs > 1:  # before it has started a thread
+                os.sched_setaffinity(process.pid, share)
+            self.processes.add(process)
             if self.stopped:  # the signal came just before
-                self.process.send_signal(signal.SIGTERM)
-            code = self.process.wait()
+                process.send_signal(signal.SIGTERM)
+            code = process.wait()
+            self.processes.discard(process)
         if code == 0:
             return None
         return f"killed by signal {-code}" if code < 0 else _last_error(run.log) or f"exit code {code}"
 
     def _stop(self, number: int, frame) -> None:
         self.stopped = number
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        for process in list(self.processes):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+
+def core_shares(jobs: int) -> list[list[int]]:
+    """The cores that this process may use, dealt out to `jobs` runs; [[]] for one, which may use them all.
+
+    Raises:
+        UserError: there are fewer cores than jobs, or the system has no affinity.
+    """
+    if jobs == 1:
+        return [[]]
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("--jobs above 1 needs Linux, which can keep a process to some of the cores")
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        raise UserError(f"--jobs is {jobs}, but this process may use {len(cores)} cores")
+    size = len(cores) // jobs
+    return [cores[number * size : (number + 1) * size] for number in range(jobs)]
 
 
 def _last_error(log: Path) -> str | None:

@@ -36,13 +36,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """A table or figure: `title` without data set and budget; `finding` is what the paper concludes from it."""
+    """A table or figure: `title` without data set and budget; `finding` is what the paper concludes from it, or why it
+    is here."""
 
     name: str
     title: str
     dataset: str
     rows: tuple[Row, ...]
     finding: str
+    pairs: tuple[tuple[str, str], ...] = ()  # methods whose difference is of interest: the first less the second
 
     @property
     def digits(self) -> int:
@@ -103,7 +105,7 @@ TABLE1 = Study(
         Row("VGG-Small", "IR-Net", (90.40,), _vgg_small("irnet")),
         Row("VGG-Small", "FDA-BNN", (92.54,), _vgg_small("fda")),
     ),
-    "FDA-BNN is the best binary network in both columns.",
+    "The paper: FDA-BNN is the best binary network in both columns.",
 )
 TABLE2 = Study(
     "table2",
@@ -114,7 +116,8 @@ TABLE2 = Study(
         Row("ResNet-20", "sine module", (85.83,), _resnet20("fda_no_noise")),
         Row("ResNet-20", "sine and noise modules", (86.20,), _resnet20("fda")),
     ),
-    "Each module adds to the accuracy.",
+    "The paper: each module adds to the accuracy.",
+    (("sine module", "STE"), ("sine and noise modules", "sine module"), ("sine and noise modules", "STE")),
 )
 TABLE3 = Study(
     "table3",
@@ -128,7 +131,8 @@ TABLE3 = Study(
         Row("ResNet-20", "FDA", (85.83,), _resnet20("fda_no_noise")),
         Row("ResNet-20", "FDA with noise", (86.20,), _resnet20("fda")),
     ),
-    "The noise module helps every estimator.",
+    "The paper: the noise module helps every estimator.",
+    (("DSQ with noise", "DSQ"), ("BNN+ with noise", "BNN+"), ("FDA with noise", "FDA")),
 )
 TABLE4 = Study(
     "table4",
@@ -139,7 +143,8 @@ TABLE4 = Study(
         Row("ResNet-20", "eta = a t", (85.93,), spec("cifar10/resnet20_fda", "_eta_linear", noise__eta="linear")),
         Row("ResNet-20", "eta = a sin(t)", (86.20,), _resnet20("fda")),
     ),
-    "The sine is best, and without eta the noise module costs accuracy.",
+    "The paper: the sine is best, and without eta the noise module costs accuracy.",
+    (("eta = a sin(t)", "eta = 0"), ("eta = a sin(t)", "eta = a t")),
 )
 TABLE5 = Study(
     "table5",
@@ -171,7 +176,7 @@ TABLE5 = Study(
         Row("AlexNet", "LNS", (44.4, None)),
         Row("AlexNet", "FDA-BNN", (46.2, 69.7), _alexnet("fda")),
     ),
-    "FDA-BNN is the best binary network in both columns.",
+    "The paper: FDA-BNN is the best binary network in both columns.",
 )
 
 
@@ -185,7 +190,8 @@ FIGURE3 = Study(
     "Figure 3: accuracy and step time against n",
     "cifar10",
     tuple(Row("ResNet-20", f"n = {n}", spec=_fixed_n(n)) for n in FIGURE3_N),
-    "Accuracy saturates near n = 10, while the time of a step grows with n; here the gradient has a closed form.",
+    "The paper: accuracy saturates near n = 10, while the time of a step grows with n. Here the gradient has a closed "
+    "form.",
 )
 FIGURE4 = Study(
     "figure4",
@@ -200,7 +206,66 @@ FIGURE4 = Study(
         ),
         Row("ResNet-20", "setting 3: n from 9 to 18", (86.20,), _resnet20("fda")),
     ),
-    "Setting 3 is best; the paper prints curves, and a number only for the end of setting 3.",
+    "The paper: setting 3 is best; it prints curves, and a number only for the end of setting 3.",
+    (
+        ("setting 3: n from 9 to 18", "setting 1: n = 9"),
+        ("setting 3: n from 9 to 18", "setting 2: n from 1 to 9"),
+    ),
 )
 
-STUDIES = {study.name: study for study in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE3, FIGURE4)}
+# What the paper leaves open, and what else is known: no row has a number of the paper.
+NOISE = Study(
+    "noise",
+    "The noise module: where it acts and how it starts",
+    "cifar10",
+    (
+        Row("ResNet-20", "Eq. 14", spec=_resnet20("fda")),
+        Row("ResNet-20", "Eq. 14, uniform start", spec=spec("cifar10/resnet20_fda", "_uniform", noise__init="uniform")),
+        Row(
+            "ResNet-20",
+            "Algorithm 1",
+            spec=spec("cifar10/resnet20_fda", "_algorithm1", noise__in_forward=False),
+        ),
+        Row(
+            "ResNet-20",
+            "Algorithm 1, uniform start",
+            spec=spec("cifar10/resnet20_fda", "_algorithm1_uniform", noise__in_forward=False, noise__init="uniform"),
+        ),
+    ),
+    "The paper states both forms and no start.",
+    (
+        ("Eq. 14, uniform start", "Eq. 14"),
+        ("Algorithm 1", "Eq. 14"),
+        ("Algorithm 1, uniform start", "Eq. 14"),
+    ),
+)
+BOUND = Study(
+    "bound",
+    "The sine module with its gradient cut off at 1",
+    "cifar10",
+    (
+        Row("ResNet-20", "STE", spec=_resnet20("dorefa")),
+        Row("ResNet-20", "FDA", spec=_resnet20("fda_no_noise")),
+        Row("ResNet-20", "FDA, 0 beyond 1", spec=_resnet20("fda_clip")),
+    ),
+    "The paper's gradient has side lobes and no bound; the public re-implementation sets it to 0 where |t| > 1.",
+    (("FDA, 0 beyond 1", "FDA"), ("FDA, 0 beyond 1", "STE")),
+)
+ESTIMATORS = Study(
+    "estimators",
+    "Other estimators on the same network",
+    "cifar10",
+    (
+        Row("ResNet-20", "STE", spec=_resnet20("dorefa")),
+        Row("ResNet-20", "FDA", spec=_resnet20("fda_no_noise")),
+        *(
+            Row("ResNet-20", label, spec=spec("cifar10/resnet20_dorefa", f"_{name}", network__estimator=name))
+            for label, name in (("EDE", "ede"), ("RBNN", "rbnn"), ("ReSTE", "reste"), ("ApproxSign", "approx_sign"))
+        ),
+    ),
+    "Only the estimator differs: DoReFa's weights throughout, none of the other parts of these methods.",
+    tuple((name, "STE") for name in ("FDA", "EDE", "RBNN", "ReSTE", "ApproxSign")),
+)
+
+ALL = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE3, FIGURE4, NOISE, BOUND, ESTIMATORS)
+STUDIES = {study.name: study for study in ALL}

@@ -1,11 +1,14 @@
 """A training run from a Config to its folder: what train.py does once its arguments are known."""
 
 import contextlib
+import hashlib
 import shlex
 import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+
+from mindspore import nn
 
 from .. import checkpoints, runtime
 from .. import experiment as experiments
@@ -21,6 +24,7 @@ from ..run_dir import (
     EPOCH,
     LAST,
     LOG,
+    START_WEIGHTS,
     VERSIONS,
     link_latest,
     lock_run_dir,
@@ -172,11 +176,35 @@ def describe_run(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None)
     """Write config and versions into the run folder, and print what is trained."""
     remove_partial_files(run_dir)
     write_text(run_dir / CONFIG, trainer.experiment.config.to_yaml())
-    write_text(run_dir / VERSIONS, "".join(f"{name}: {value}\n" for name, value in runtime.versions().items()))
+    write_versions(trainer, run_dir, checkpoint)
     echo(opening_words(trainer.experiment, run_dir))
     echo(f"binary layers are computed by {chosen_path()}")
     if checkpoint is not None:
         echo(f"continuing after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
+
+
+def write_versions(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None) -> None:
+    """Write what made the run, and the checksum of its start; a resumed run adds what differs from then on."""
+    path = run_dir / VERSIONS
+    text = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
+    if checkpoint is None:
+        write_text(path, f"{START_WEIGHTS}: {weights_digest(trainer.experiment.network)}\n{text}")
+        return
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not before.endswith(text):
+        progress = trainer.progress
+        write_text(path, f"{before}\ncontinued after epoch {progress.epoch}, step {progress.step}:\n{text}")
+
+
+def weights_digest(network: nn.Cell) -> str:
+    """The first 16 digits of the SHA-256 of all trainable parameters, noise modules left out: methods that start from
+    the same weights have the same."""
+    digest = hashlib.sha256()
+    for parameter in sorted(network.trainable_params(), key=lambda parameter: parameter.name):
+        if ".noise." not in parameter.name:
+            digest.update(parameter.name.encode())
+            digest.update(parameter.asnumpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def opening_words(experiment: Experiment, run_dir: Path) -> str:

@@ -1,0 +1,41 @@
+"""Evaluate the weights that come with the project again, in each of their formats, against the accuracy of their cards.
+
+Another processor or runtime may round differently, and a sign may flip: up to 5 of 10,000 images may differ.
+"""
+
+from .. import pretrained
+from ..errors import UserError
+
+ALLOWED = 5e-4  # share of the test images
+BATCH_SIZE = 100
+
+
+def check(data_path: str) -> int:
+    """Print a line for each file, and return how many do not have the accuracy of the manifest.
+
+    An entry whose data set is not there is skipped with a sentence.
+
+    Args:
+        data_path: folder of the data sets.
+    """
+    from ..data import open_dataset
+    from ..deploy import load_model
+    from ..training.evaluation import evaluate_function
+
+    wrong = 0
+    for name, entry in pretrained.read_manifest().items():
+        try:
+            data = open_dataset(entry.dataset, data_path, BATCH_SIZE, augment=False, splits=("test",))
+        except UserError as error:
+            print(f"{name}: skipped, because its test set is not there: {error}")
+            continue
+        weights = pretrained.weights(name)
+        files = [weights, *([weights.with_name(entry.openvino)] if entry.openvino else [])]
+        for file in files:
+            found = evaluate_function(load_model(file).logits, data.test(), data.num_classes)
+            images = round((found.top1 - entry.accuracy) * found.images)
+            right = abs(images) <= ALLOWED * found.images
+            wrong += not right
+            told = "as stated" if images == 0 else f"{images:+d} images" + ("" if right else ": NOT as stated")
+            print(f"{file.name}: top-1 {found.top1:.2%} of {found.images} images, card {entry.accuracy:.2%}, {told}")
+    return wrong
