@@ -94,12 +94,15 @@ class Noise(nn.Module):
 
 
 class BinaryConv(nn.Module):
-    """3x3 convolution of sign(x) and mean|w| sign(w), each with alpha e(t) added to the sign if there is noise."""
+    """3x3 convolution of sign(x) and mean|w| sign(w), each with alpha e(t) added to the sign if there is noise.
+
+    Without an estimator it is a convolution of x and w.
+    """
 
     def __init__(self, in_channels, out_channels, stride, estimator, noise):
         super().__init__()
         self.stride = stride
-        self.estimator = estimator.apply
+        self.estimator = estimator and estimator.apply
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels, 3, 3).uniform_(-1, 1) / math.sqrt(9 * in_channels)
         )
@@ -107,6 +110,8 @@ class BinaryConv(nn.Module):
         self.noise_w = Noise(9 * in_channels) if noise else None
 
     def forward(self, x, n, alpha):
+        if self.estimator is None:
+            return functional.conv2d(x, self.weight, stride=self.stride, padding=1)
         signs, z = self.estimator(x, n), self.estimator(self.weight, n)
         if self.noise_x is not None:
             signs = signs + alpha * self.noise_x(x)
@@ -166,7 +171,7 @@ class ResNet20(nn.Module):
 
 
 def create(estimator, noise):
-    return ResNet20({"fda": SignFourier, "clipped_ste": SignClipped}[estimator], noise)
+    return ResNet20({"fda": SignFourier, "clipped_ste": SignClipped, None: None}[estimator], noise)
 
 
 def theirs(name):

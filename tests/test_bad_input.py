@@ -543,7 +543,12 @@ IN_PROCESS = [
     # The paper's studies
     ("paper", "", "the following arguments are required: NAME"),
     ("paper", "table6", "invalid choice: 'table6'", "table1"),
-    ("paper", "table1 --seeds 0", "--seeds is 0, but must be 1 to 1000"),
+    ("paper", "table1 --seeds 0", "--seeds is '0', which is 0 seeds, but must be 1 to 1000"),
+    ("paper", "table1 --seeds 5-3", "--seeds is '5-3', which is 0 seeds, but must be 1 to 1000"),
+    ("paper", "table1 --seeds two", "--seeds is 'two', but must be a number of seeds, or a range such as 3-5"),
+    ("paper", "table1 --jobs 0", "--jobs is 0, but must be at least 1"),
+    ("paper", "table1 --jobs 999999", "--jobs is 999999, but this process may use "),
+    ("paper", "check --epochs 3", "check trains nothing, so it does not take --train.epochs"),
     ("paper", "table1 --seeds 1000000000", "--seeds is 1000000000, but must be 1 to 1000"),
     ("paper", "table1 --seeds few", "--seeds: invalid integer value: 'few'"),
     ("paper", "table1 --epoch 3", "unknown argument '--epoch'", "did you mean --epochs?"),

@@ -242,8 +242,9 @@ class Executor:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(self.held,),
+                env={**os.environ, **({"OMP_NUM_THREADS": str(len(share))} if share else {})},
             )
-            if self.jobs > 1:  # before it has started a thread
+            if share:  # before it has started a thread
                 os.sched_setaffinity(process.pid, share)
             self.processes.add(process)
             if self.stopped:  # the signal came just before

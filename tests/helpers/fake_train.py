@@ -2,6 +2,7 @@
 run ends."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -29,6 +30,15 @@ def save(epochs: int) -> None:
     text = "\n".join(["epoch,train_loss,test_top5,test_top1,images_per_second", *rows]) + "\n"
     (folder / "metrics.csv").write_text(text)
     (folder / "last.ckpt").write_text("weights")
+    (folder / "versions.txt").write_text(f"start weights: start{config.seed}\ngit commit: unknown\n")
+
+
+def meet() -> None:
+    """Wait until another run is here, too, and write down the cores of this one."""
+    (HERE / f"{folder.parent.name}.met").touch()
+    while len(list(HERE.glob("*.met"))) < 2:
+        time.sleep(0.01)
+    (HERE / f"{folder.parent.name}.cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
 
 
 def stop(number: int, frame) -> None:
@@ -44,6 +54,8 @@ if behaviour == "crash after saving":
     save(1)
 if behaviour.startswith("crash"):
     signal.raise_signal(signal.SIGKILL)
+if behaviour == "meet":
+    meet()
 if behaviour == "wait" and not resumed:
     (HERE / "waiting").touch()
     time.sleep(60)

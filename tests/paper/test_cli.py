@@ -72,9 +72,14 @@ def test_executes_every_run_with_every_seed_and_reports_mean_and_spread(stand_in
         assert (row["top1_mean"], row["top1_std"]) == ("20.5", "0.7071")
         assert (row["runs"], row["planned"], row["not_the_recipe"]) == ("2", "2", "True")
     page = (output / "table2.md").read_text()
-    assert "| ResNet-20 | sine module | 85.83 | 20.50 ± 0.71 | 2 of 2 |" in page
-    assert "digits, 2 of 400 epochs of 44 steps, batch 32, seeds 0 to 1" in page
-    assert "**Not results.**" in page
+    assert "| ResNet-20 | sine module | 85.83 | 20.50 ± 0.71 | 2 |" in page
+    assert "digits, 2 of 400 epochs of 44 steps, batch 32." in page
+    assert "**Not the paper's recipe.** These are shortened runs" in page
+    difference = (
+        "| sine and noise modules - STE | +1.76 | 2 | +0.00 | +0.00 to +0.00 | not distinguishable at this budget |"
+    )
+    assert difference in page and page.count("not distinguishable at this budget") == 3
+    assert "Start weights, by checksum, noise modules left out: seed 0 start0; seed 1 start1." in page
     assert (output / "table2.png").stat().st_size > 10_000
     assert "cifar10_resnet20_fda           seed 1  new" in capsys.readouterr().out
 
@@ -98,6 +103,35 @@ def test_finished_runs_are_not_run_again_and_studies_share_them(stand_in, tmp_pa
     assert call(output, name="table4") == 0
     assert calls(stand_in) == ["cifar10_resnet20_fda_eta_none seed0 new", "cifar10_resnet20_fda_eta_linear seed0 new"]
     assert [row["runs"] for row in table(output, "table4")] == ["1", "1", "1"]
+
+
+def test_seeds_of_other_commands_count_and_need_no_checkpoint_any_more(stand_in, tmp_path):
+    output = tmp_path / "out"
+    assert call(output, "--seeds", "2") == 0
+    for path in output.glob("runs/*/seed*/last.ckpt"):
+        path.unlink()
+    calls(stand_in)
+    assert call(output, "--seeds", "3-4") == 0
+    assert calls(stand_in) == [f"{name} seed{seed} new" for seed in (3, 4) for name in TABLE2]
+    assert [row["runs"] for row in table(output)] == ["4"] * 3
+    assert call(output) == 0
+    assert calls(stand_in) == [] and [row["runs"] for row in table(output)] == ["4"] * 3
+    assert "seed 3 start3; seed 4 start4" in (output / "table2.md").read_text()
+
+
+def test_one_seed_is_no_claim(stand_in, tmp_path):
+    call(tmp_path / "out")
+    page = (tmp_path / "out/table2.md").read_text()
+    assert "| sine module - STE | +1.39 | 1 | +0.00 | - | one seed, no claim |" in page
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_two_runs_at_once_share_the_cores(stand_in, tmp_path):
+    behave(stand_in, **{name: "meet" for name in TABLE2[:2]})
+    assert call(tmp_path / "out", "--jobs", "2") == 0
+    assert sorted(calls(stand_in)) == sorted(f"{name} seed0 new" for name in TABLE2)
+    first, second = (json.loads((stand_in / f"{name}.cores").read_text()) for name in TABLE2[:2])
+    assert len(first) == len(second) == len(os.sched_getaffinity(0)) // 2 and not set(first) & set(second)
 
 
 def test_a_failed_run_does_not_lose_the_others_and_is_tried_again(stand_in, tmp_path, capsys):
@@ -204,8 +238,8 @@ def test_what_differs_from_the_recipe_is_in_the_title(stand_in, tmp_path):
         output, "--epochs", "400", "--optimizer.lr", "0.5", "--data_name", "Digits", "--data.num_parallel_workers", "1"
     )
     page = (output / "table2.md").read_text()
-    assert "Digits, 400 epochs of 44 steps, batch 32, optimizer.lr 0.5, seed 0." in page
-    assert "**Not results.** These are runs that differ from the paper's recipe" in page
+    assert "Digits, 400 epochs of 44 steps, batch 32, optimizer.lr 0.5." in page
+    assert "**Not the paper's recipe.** These are runs that differ from the paper's recipe" in page
 
 
 def test_a_signal_that_was_ignored_stays_ignored(stand_in, tmp_path):
