@@ -135,7 +135,7 @@ def plan(study: Study, seeds: range, output: Path, overrides: Mapping[str, Any])
             images of another size.
     """
     for key in overrides:
-        if key.split(".")[0] in OWN_SECTIONS:
+        if key.split(".")[0] in OWN_SECTIONS or any(key in spec.changes for spec in study.specs):
             raise UserError(f"--{key} cannot be given: the runs of {study.name} differ in it")
     runs = [Run(spec, seed, output, overrides) for seed in seeds for spec in study.specs]
     for run in runs:
