@@ -27,7 +27,7 @@ LIMITS = {
     "cifar10": "They know ten classes of small photographs, and call every image one of them. Do not use them where a "
     "wrong answer matters. CIFAR-10 comes without a licence, but with the wish to be cited.",
 }
-NAMED_VERSIONS = ("git commit", "python", "mindspore", "mindcv", "numpy")
+NAMED_VERSIONS = ("continued after", "git commit", "python", "processor", "cores", "mindspore", "mindcv", "numpy")
 MAIN_KEYS = (
     "train.epochs",
     "data.batch_size",

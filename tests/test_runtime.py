@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runtime import git_commit
+from src.runtime import git_commit, processor, usable_cores, versions
 from tests.helpers.processes import ROOT
 
 
@@ -15,6 +15,14 @@ def git(folder: Path, *words: str) -> str:
     identity = ("-c", "user.name=A", "-c", "user.email=a@b.c")
     done = subprocess.run(["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def test_the_machine_is_named():
+    found = versions()
+    assert found["processor"] == processor() and int(found["cores"]) == usable_cores() >= 1
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file() and "model name" in cpuinfo.read_text():
+        assert f": {processor()}\n" in cpuinfo.read_text()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from ..config import Config
 from .runs import FINISHED, Run
 
-# Trained images per second on two CPU cores: full precision, binary, binary with noise modules. ResNet-20's are the
-# README's. The others are of busy cores: python benchmarks/training_step.py --network NAME --batch_size 8 --repeats 2
+# Trained images per second on two CPU cores: full precision, binary, binary with noise modules. ResNet-20's, and the
+# last ones of the others, are those of benchmarks/README.md; the rest is in proportion to ResNet-20's.
 IMAGES_PER_SECOND = {
     "resnet20": (284.0, 277.0, 206.0),
-    "vgg_small": (18.0, 13.0, 10.0),
-    "resnet18": (5.0, 4.0, 3.0),
-    "alexnet": (5.0, 2.0, 1.0),
+    "vgg_small": (29.0, 28.0, 21.0),
+    "resnet18": (4.7, 4.6, 3.4),
+    "alexnet": (2.8, 2.7, 2.0),
 }
 EVALUATED_PER_TRAINED = 4.0  # images evaluated in the time of training on one image; 3 to 5 in the README
 SECONDS_TO_START = 30.0  # imports, data, compilation

@@ -1,10 +1,16 @@
-"""What a run is told at its start about the checkpoint that it continues or starts from."""
+"""What a run is told at its start about the checkpoint that it continues or starts from, and what it records."""
 
+from types import SimpleNamespace
+
+import mindspore as ms
 import pytest
 
+from src import runtime
 from src.checkpoints import Checkpoint
 from src.config import load_config
-from src.training.run import warn_of_other_draws, warn_of_other_options
+from src.run_dir import read_versions
+from src.training.run import warn_of_other_draws, warn_of_other_options, weights_digest, write_versions
+from tests.helpers.networks import create
 
 
 def config(**overrides):
@@ -51,3 +57,33 @@ def test_other_options_than_those_of_the_initial_weights_are_said(name, options,
 def test_initial_weights_of_other_programs_have_no_options_to_compare(capsys):
     warn_of_other_options(config(), Checkpoint("theirs.ckpt", {}))
     assert capsys.readouterr().err == ""
+
+
+def digest(seed: int, **options) -> str:
+    ms.set_seed(seed)
+    return weights_digest(create("small", **options))
+
+
+def test_methods_that_start_from_the_same_weights_have_the_same_checksum():
+    assert digest(0) == digest(0, noise_adaptation=False) == digest(0, estimator="clipped_ste")
+    assert len({digest(0), digest(1), digest(0, weight_init="he_normal")}) == 3
+
+
+def test_a_run_that_continues_elsewhere_adds_what_differs(tmp_path, monkeypatch):
+    trainer = SimpleNamespace(
+        experiment=SimpleNamespace(network=create("small")), progress=SimpleNamespace(epoch=3, step=7)
+    )
+    monkeypatch.setattr(runtime, "versions", lambda: {"git commit": "a", "processor": "first"})
+    write_versions(trainer, tmp_path, None)
+    begun = (tmp_path / "versions.txt").read_text()
+    resumed = Checkpoint("last.ckpt", {})
+    write_versions(trainer, tmp_path, resumed)
+    assert (tmp_path / "versions.txt").read_text() == begun
+    monkeypatch.setattr(runtime, "versions", lambda: {"git commit": "a", "processor": "second"})
+    for _ in range(2):
+        write_versions(trainer, tmp_path, resumed)
+        added = "\ncontinued after epoch 3, step 7:\ngit commit: a\nprocessor: second\n"
+        assert (tmp_path / "versions.txt").read_text() == begun + added
+    found = read_versions(tmp_path)
+    assert found["processor"] == "first" and found["start weights"] == weights_digest(trainer.experiment.network)
+    assert read_versions(tmp_path / "nowhere") == {}
