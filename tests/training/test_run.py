@@ -61,7 +61,7 @@ def test_initial_weights_of_other_programs_have_no_options_to_compare(capsys):
 
 def digest(seed: int, **options) -> str:
     ms.set_seed(seed)
-    return weights_digest(create("small", **options))
+    return weights_digest(create("resnet20", **options))
 
 
 def test_methods_that_start_from_the_same_weights_have_the_same_checksum():
