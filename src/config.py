@@ -169,6 +169,7 @@ class TrainSection(Section):
     save_every_steps: Positive | None
     keep: Positive
     eval_every: Positive
+    eval_test: Flag
     on_write_error: Literal["stop", "go_on"]
     sink_size: Positive | None
 
@@ -202,6 +203,14 @@ class Config(Section):
             )
         if minimum > lr and self.optimizer.lr_for_batch is None:
             raise ValueError(f"scheduler.min_lr is {minimum}, but must be at most optimizer.lr, which is {lr}")
+        return self
+
+    @model_validator(mode="after")
+    def _some_images_are_evaluated(self) -> "Config":
+        if not self.train.eval_test and not self.data.holdout:
+            raise ValueError(
+                "train.eval_test is false, but data.holdout is 0: keep training images to evaluate instead"
+            )
         return self
 
     @model_validator(mode="after")

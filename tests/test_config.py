@@ -243,6 +243,12 @@ def test_an_empty_file_is_the_default(tmp_path):
     assert load_config(write(tmp_path, "# nothing\n")) == load_config()
 
 
+def test_something_must_be_evaluated():
+    assert not load_config(None, {"train.eval_test": False, "data.holdout": 10}).train.eval_test
+    with pytest.raises(UserError, match="train.eval_test is false, but data.holdout is 0: keep training images"):
+        load_config(None, {"train.eval_test": False})
+
+
 def test_warmup_must_end_before_training():
     assert load_config(None, {"train.epochs": 5, "scheduler.warmup_epochs": 4}).scheduler.warmup_epochs == 4
     with pytest.raises(UserError, match="warmup_epochs is 5.*less than train.epochs, which is 5"):

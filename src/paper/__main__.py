@@ -206,7 +206,11 @@ def execute(
             failures[run.folder] = f"{reason} (see {run.log})"
             print(f"{numbers[run.folder]} failed: {reason}", flush=True)
         else:
-            print(f"{numbers[run.folder]} test accuracy {run.metrics()[-1]['test_top1']:.2%}", flush=True)
+            last = run.metrics()[-1]
+            kind = "held-out" if "holdout_top1" in last else "test"
+            print(
+                f"{numbers[run.folder]} {kind} accuracy {last.get('holdout_top1', last['test_top1']):.2%}", flush=True
+            )
         report.write(study, report.outcomes(study, runs, failures), made_with, output)
     if executor.stopped:
         print(f"stopped; {'; '.join(stopped)}: continue with the same command and --resume", flush=True)

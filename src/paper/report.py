@@ -33,8 +33,9 @@ class Outcome:
     starts: tuple[str, ...] = ()  # of the finished runs: the checksums of their start weights
 
     def accuracy(self, measure: int) -> list[float]:
-        """Return the final top-1 (0) or top-5 (1) of each finished run."""
-        return [100 * history[-1][("test_top1", "test_top5")[measure]] for history in self.histories]
+        """Return the final top-1 (0) or top-5 (1) of each finished run: on held-out images if the run held some out."""
+        name = ("top1", "top5")[measure]
+        return [100 * history[-1].get(f"holdout_{name}", history[-1][f"test_{name}"]) for history in self.histories]
 
     def step_milliseconds(self) -> list[float]:
         """Return the median over the epochs, for each finished run."""

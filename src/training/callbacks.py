@@ -142,7 +142,7 @@ class UndecodableImages(Callback):
 
 
 class Evaluate(Callback):
-    """Add loss and accuracy on the test images, and on the held-out ones if there are any.
+    """Add loss and accuracy on the test images, unless `train.eval_test` is false, and on the held-out ones if any.
 
     Evaluates after every `train.eval_every` epochs and after the last. Each worker takes its part of the images. A
     signal ends the evaluation early; it is repeated when the run continues. The column `CHOSEN_ON` names the images
@@ -158,7 +158,10 @@ class Evaluate(Callback):
         if trainer.experiment.config.data.holdout:
             metrics[CHOSEN_ON] = "holdout"
             self.evaluate(trainer, metrics, "holdout", data.validation, data.validation_batches())
-        self.evaluate(trainer, metrics, "test", data.test, data.test_batches())
+        if train.eval_test:
+            self.evaluate(trainer, metrics, "test", data.test, data.test_batches())
+        else:
+            metrics.update(test_top1=None, test_top5=None)  # columns that metrics.csv always has
 
     def evaluate(
         self,

@@ -195,6 +195,19 @@ def test_held_out_images_choose_instead_of_the_test_images(tmp_path):
     assert metrics["test_loss"] != metrics["holdout_loss"] and 0 <= metrics["test_top5"] <= 1
 
 
+def test_the_test_images_can_be_left_alone(tmp_path, monkeypatch):
+    experiment = tiny_experiment(tmp_path, epochs=1)
+    data = experiment.config.data.model_copy(update={"holdout": BATCH})
+    train = experiment.config.train.model_copy(update={"eval_test": False})
+    monkeypatch.setattr(type(experiment.data), "test", lambda self: pytest.fail("the test images were opened"))
+    experiment = replace(experiment, config=experiment.config.model_copy(update={"data": data, "train": train}))
+    trainer = Trainer(experiment, [callbacks.Evaluate(), callbacks.EpochLog(), callbacks.WriteMetrics(tmp_path)])
+    trainer.fit()
+    (row,) = read_metrics(tmp_path)
+    assert 0 <= row["holdout_top1"] <= 1 and np.isnan(row["test_top1"]) and "test_loss" not in row
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
 def test_the_metrics_survive_columns_that_come_and_go():
     history = [{"epoch": 1, "old": 3, "test_top1": 0.1}, {"epoch": 2, "new": None, "test_top1": 0.2}, {"epoch": 3}]
     assert list(csv.DictReader(callbacks.as_csv(history).splitlines())) == [
