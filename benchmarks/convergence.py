@@ -2,9 +2,14 @@
 
     python benchmarks/convergence.py --torch_python PATH --data_path DIR
 
-Prints the losses of the first steps, which must agree to 1e-5, and the test accuracy of each seed; the means must be
-within two standard errors of their difference. The exit code is 1 if either does not hold. The recipe is
-configs/cifar10/resnet20_fp32.yaml, shortened. The batches of an epoch are stored in a temporary folder, 250 MB.
+Prints the losses of three steps with a learning rate of 0.001, which must agree to 1e-5, and after the whole training
+the test accuracy of each seed; the means must be within two standard errors of their difference. The exit code is 1 if
+either does not hold. The recipe is configs/cifar10/resnet20_fp32.yaml, shortened. The batches of an epoch are stored in
+a temporary folder, 250 MB.
+
+The recipe's learning rate of 0.1 is no test of equality: a PReLU's derivative jumps at 0, a few of its 22 million
+inputs are within rounding of 0, and so the losses of two float32 programs are apart by 1e-4 after three steps; so are
+those of PyTorch in float32 and in float64.
 """
 
 import statistics
@@ -24,7 +29,8 @@ from src import cli, runtime  # noqa: E402
 from src.config import load_config  # noqa: E402
 
 RECIPE = ROOT / "configs/cifar10/resnet20_fp32.yaml"
-COMPARED_STEPS, TOLERANCE = 3, 1e-5
+COMPARED = {"optimizer.lr": 0.001, "scheduler.name": "constant", "train.epochs": 1, "train.steps_per_epoch": 3}
+TOLERANCE = 1e-5
 EVALUATION_BATCH = 100
 
 
@@ -39,13 +45,16 @@ def main(argv: Sequence[str]) -> int:
     runtime.prepare_environment()
     ours, theirs, furthest = [], [], 0.0
     for seed in range(arguments.seeds):
+        command = [arguments.torch_python, str(ROOT / "benchmarks/torch_training.py"), str(arguments.threads)]
+        whole = load_config(RECIPE, {**overrides, "seed": seed})
+        first = load_config(RECIPE, {**overrides, **COMPARED, "seed": seed})
         with tempfile.TemporaryDirectory(prefix="fda_bnn_convergence_") as folder:
-            command = [arguments.torch_python, str(ROOT / "benchmarks/torch_training.py"), str(arguments.threads)]
             with Worker(command, Path(folder) / "torch.log") as worker:
-                losses, accuracies = train_both(load_config(RECIPE, {**overrides, "seed": seed}), Path(folder), worker)
-        for step, (own, other) in enumerate(losses[:COMPARED_STEPS], start=1):
+                compared, _ = train_both(first, Path(folder), worker)
+                losses, accuracies = train_both(whole, Path(folder), worker)
+        for step, (own, other) in enumerate(compared, start=1):
             furthest = max(furthest, abs(own - other) / abs(other))
-            print(f"seed {seed}, step {step}: loss {own:.7f} here, {other:.7f} in PyTorch", flush=True)
+            print(f"seed {seed}, step {step}: loss {own:.7f} here, {other:.7f} in PyTorch")
         last = np.mean(losses[-100:], 0)
         print(f"seed {seed}: loss of the last 100 steps {last[0]:.4f} here, {last[1]:.4f} in PyTorch")
         print(f"seed {seed}: test accuracy {accuracies[0]:.2%} here, {accuracies[1]:.2%} in PyTorch", flush=True)
@@ -53,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         theirs.append(100 * accuracies[1])
     agree = furthest <= TOLERANCE
     told = "as asked" if agree else "NOT as asked"
-    print(f"losses of the first {COMPARED_STEPS} steps: apart by at most {furthest:.1e}, {told}")
+    print(f"losses of three steps with a learning rate of 0.001: apart by at most {furthest:.1e}, {told}")
     if arguments.seeds < 2:
         return 0 if agree else 1
     means = statistics.mean(ours), statistics.mean(theirs)
