@@ -25,7 +25,7 @@ def check(data_path: str) -> int:
     wrong = 0
     for name, entry in pretrained.read_manifest().items():
         try:
-            data = open_dataset(entry.dataset, data_path, BATCH_SIZE, augment=False, splits=("test",))
+            data = open_dataset(entry.dataset, path=data_path, batch_size=BATCH_SIZE, augment=False, splits=("test",))
         except UserError as error:
             print(f"{name}: skipped, because its test set is not there: {error}")
             continue
