@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import platform
 import re
 import signal
@@ -487,7 +486,7 @@ def main(argv: Sequence[str]) -> int:
             benchmark.measure(parts)
         except WorkerEnded as error:
             raise UserError(str(error)) from error
-    cores = len(os.sched_getaffinity(0))
+    cores = runtime.usable_cores()
     print(f"ResNet-20, batch {budget.batch_size}, {cores} cores, medians of {budget.rounds} rounds (least-largest)")
     print(f"{platform.platform()}, MindSpore {runtime.versions()['mindspore']}, starting commit {START[:7]}\n")
     benchmark.print(arguments.json)

@@ -32,7 +32,7 @@ with cli.explain_missing_packages():
     from ..pretrained import read_manifest
     from . import estimates, report
     from .estimates import DataSize
-    from .runs import BEGUN, FINISHED, Executor, Run, core_shares, lock_output_dir, plan
+    from .runs import BEGUN, FINISHED, Executor, Run, accuracy, core_shares, lock_output_dir, plan
     from .studies import STUDIES, Study
 
 NAMES = ("figure1", "check", *STUDIES)
@@ -111,11 +111,16 @@ def parse_seeds(text: str) -> range:
     return seeds
 
 
-def draw_figure1(output: Path, arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    """Write the files of figure 1, which needs no training."""
+def refuse_flags_of_training(arguments: argparse.Namespace, overrides: dict[str, Any], taken: str) -> None:
+    """UserError if a command that trains nothing was given flags other than `taken`."""
     given = [f"--{key}" for key in overrides] + ["--seeds"] * (arguments.seeds != "1")
     if given:
-        raise UserError(f"figure1 trains nothing, so it does not take {given[0]}; it takes --output_dir")
+        raise UserError(f"{arguments.name} trains nothing, so it does not take {given[0]}; it takes {taken}")
+
+
+def draw_figure1(output: Path, arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """Write the files of figure 1, which needs no training."""
+    refuse_flags_of_training(arguments, overrides, "--output_dir")
     if arguments.dry_run:
         print(f"figure1: no runs, three files in {output}")
         return 0
@@ -130,9 +135,7 @@ def draw_figure1(output: Path, arguments: argparse.Namespace, overrides: dict[st
 def check_pretrained(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """Evaluate the weights that come with the project. The exit code is 1 if any has another accuracy than stated."""
     path = overrides.pop("data.path", "data")
-    given = [f"--{key}" for key in overrides] + ["--seeds"] * (arguments.seeds != "1")
-    if given:
-        raise UserError(f"check trains nothing, so it does not take {given[0]}; it takes --data_path")
+    refuse_flags_of_training(arguments, overrides, "--data_path")
     if arguments.dry_run:
         print(f"check: no runs, {len(read_manifest())} entries of the manifest")
         return 0
@@ -206,11 +209,8 @@ def execute(
             failures[run.folder] = f"{reason} (see {run.log})"
             print(f"{numbers[run.folder]} failed: {reason}", flush=True)
         else:
-            last = run.metrics()[-1]
-            kind = "held-out" if "holdout_top1" in last else "test"
-            print(
-                f"{numbers[run.folder]} {kind} accuracy {last.get('holdout_top1', last['test_top1']):.2%}", flush=True
-            )
+            kind = "held-out" if run.config.data.holdout else "test"
+            print(f"{numbers[run.folder]} {kind} accuracy {accuracy(run.metrics()[-1]):.2%}", flush=True)
         report.write(study, report.outcomes(study, runs, failures), made_with, output)
     if executor.stopped:
         print(f"stopped; {'; '.join(stopped)}: continue with the same command and --resume", flush=True)

@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..files import write_atomically
+from .runs import accuracy
 
 PAPER, OURS = "0.65", "tab:blue"
 
@@ -97,9 +98,7 @@ def _over_epochs(results) -> Figure:
     panel = figure.subplots()
     for result in results:
         if result.histories:
-            shares = np.array(
-                [[100 * row.get("holdout_top1", row["test_top1"]) for row in history] for history in result.histories]
-            )
+            shares = np.array([[100 * accuracy(row) for row in history] for history in result.histories])
             evaluated = np.isfinite(shares).all(0)
             epochs, shares = np.flatnonzero(evaluated) + 1, shares[:, evaluated]
             (line,) = panel.plot(

@@ -12,7 +12,7 @@ from ..config import Config, load_config
 from ..files import write_text
 from ..run_dir import START_WEIGHTS, read_versions
 from .paired import Difference, differences
-from .runs import CIRCUMSTANCES, Run, finished_runs, recipe_file
+from .runs import CIRCUMSTANCES, Run, accuracy, finished_runs, recipe_file
 from .runs import differences as config_differences
 from .studies import Row, Study
 
@@ -34,8 +34,7 @@ class Outcome:
 
     def accuracy(self, measure: int) -> list[float]:
         """Return the final top-1 (0) or top-5 (1) of each finished run: on held-out images if the run held some out."""
-        name = ("top1", "top5")[measure]
-        return [100 * history[-1].get(f"holdout_{name}", history[-1][f"test_{name}"]) for history in self.histories]
+        return [100 * accuracy(history[-1], ("top1", "top5")[measure]) for history in self.histories]
 
     def step_milliseconds(self) -> list[float]:
         """Return the median over the epochs, for each finished run."""

@@ -121,6 +121,11 @@ class Run:
         return [*train, "--resume", str(self.folder), *moved]
 
 
+def accuracy(row: Mapping[str, float], name: str = "top1") -> float:
+    """Top-1 or "top5" of an epoch, in [0, 1]: on held-out images if the run held some out, else on the test images."""
+    return row.get(f"holdout_{name}", row[f"test_{name}"])
+
+
 def recipe_file(spec: RunSpec) -> Path:
     """Return the YAML file of a run's recipe."""
     return ROOT / "configs" / f"{spec.recipe}.yaml"
