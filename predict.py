@@ -4,8 +4,9 @@
     python predict.py --model runs/latest/best.ckpt DIR --csv out.csv    all images below a folder
     find . -name '*.png' | python predict.py --model FILE - --json       paths from standard input, one a line
 
-FILE is a checkpoint (.ckpt), or a file that export.py wrote: MINDIR (.mindir), ONNX (.onnx) or OpenVINO (.xml), with
-its JSON next to it. MindSpore is needed only for the first two. An image of another size is scaled until its shorter
+FILE is a checkpoint (.ckpt, .safetensors), or a file that export.py wrote: MINDIR (.mindir), ONNX (.onnx) or OpenVINO
+(.xml), or one of scripts/run_convert_lite.sh (.mindir, .ms), with its JSON next to it; pretrained:NAME is one that comes
+with the project. MindSpore is needed only for checkpoints and its own MINDIR. An image of another size is scaled until its shorter
 side fits, and its centre is taken. EXIF orientation is ignored, as in training.
 
 An image that cannot be read is named, and the others are predicted. Exit code: 0 if all images were predicted, 1 if
@@ -36,7 +37,9 @@ ALL, SOME, NONE = 0, 1, cli.BAD_INPUT
 
 def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="predict.py", description=__doc__)
-    parser.add_argument("--model", metavar="FILE", type=cli.path, required=True, help="a checkpoint or exported file")
+    parser.add_argument(
+        "--model", "--checkpoint", metavar="FILE", type=cli.path, required=True, help="a checkpoint or exported file"
+    )
     parser.add_argument(
         "images", metavar="IMAGE|DIR|-", nargs="+", help="image files, folders, or - for paths on stdin"
     )

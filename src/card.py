@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
     from .checkpoints import Checkpoint
 
-# What weights of a data set must not be used for.
+# What the data are, and what weights of a data set must not be used for.
+DATA = {
+    "digits": "scikit-learn's copy of handwritten digits from UCI (CC BY 4.0): scans of 8x8 pixels, each pixel repeated to "
+    "32x32. There is no augmentation.",
+    "cifar10": "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009), 32x32. Training images "
+    "are shifted by up to 4 pixels and mirrored, each time anew.",
+}
 LIMITS = {
     "digits": "They know 8x8 scans of single handwritten digits, and call every image one of them. They are here for "
     "trying out programs, not for reading digits in an application.",
@@ -61,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     from sklearn.metrics import confusion_matrix
 
     from . import checkpoints, experiment
+    from .binary.estimators import ESTIMATORS
     from .config import load_config
     from .deploy import load_model
     from .training.curves import plot_confusion, plot_curves
@@ -70,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{path} does not hold the config that it was trained with")
     model = load_model(path)
     config = load_config(trained.config, {"data.path": arguments.data_path})
-    data = experiment.build_data(config, splits=("test",))
+    data = experiment.build_data(config)
     labels, found = [], []
     for images, batch_labels in data.test():
         labels += batch_labels.asnumpy().tolist()
@@ -79,10 +86,16 @@ def main(argv: Sequence[str]) -> int:
 
     make_folder(output)
     name = path.stem
-    plot_curves(history, [], output / f"{name}_curves.png")
+    scheduled = {"lr", "alpha", *(surrogate.scheduled for surrogate in ESTIMATORS.values())}
+    plot_curves(history, [column for column in history[0] if column in scheduled], output / f"{name}_curves.png")
     plot_confusion(counts, model.classes, output / f"{name}_confusion.png")
-    card = text(name, trained, counts, model.classes, arguments.command, (run / VERSIONS).read_text(encoding="utf-8"))
-    write_text(output / f"{name}.md", card)
+    images = f"{data.train_images():,} images for training, {data.test_images():,} for testing"
+    if config.data.holdout:
+        images += f"; {data.validation_images():,} training images are held out, to choose recipe and epoch"
+    versions = (run / VERSIONS).read_text(encoding="utf-8")
+    write_text(
+        output / f"{name}.md", text(name, trained, counts, model.classes, images, arguments.command, versions)
+    )
     print(f"{output / name}.md: top-1 {counts.trace() / counts.sum():.2%} of {counts.sum()} test images")
     return 0
 
@@ -92,6 +105,7 @@ def text(
     trained: "Checkpoint",
     counts: "np.ndarray",
     classes: Sequence[str],
+    images: str,
     command: str,
     versions: str,
 ) -> str:
@@ -99,9 +113,10 @@ def text(
 
     Args:
         counts: (K, K), images of each class (row) that were called each class (column).
+        images: how many there are of each kind.
         versions: those of the run.
     """
-    config, dataset = trained.config, trained.config["data"]["name"]
+    config, dataset, prepared = trained.config, trained.config["data"]["name"], trained.preprocessing
     recipe = [f"| `{key}` | {_value(config, key)} |" for key in MAIN_KEYS]
     right = [
         f"| {label} | {row.sum()} | {row[number] / max(row.sum(), 1):.2%} |"
@@ -116,7 +131,13 @@ def text(
             f"{counts.trace() / counts.sum():.2%} of {counts.sum()} test images "
             f"(`python eval.py --checkpoint pretrained:{name}`).",
             "",
-            "Trained by",
+            "## Data",
+            "",
+            DATA.get(dataset, f"The data set `{dataset}`."),
+            f"{images}. A pixel's value divided by 255 is normalised with mean {prepared.mean} and standard deviation "
+            f"{prepared.std} of red, green, blue.",
+            "",
+            "## Training",
             "",
             f"    {command}",
             "",
@@ -125,6 +146,8 @@ def text(
             *recipe,
             "",
             f"![loss and accuracy of each epoch]({name}_curves.png)",
+            "",
+            "## Accuracy of each class",
             "",
             "| class | test images | right |",
             "| --- | --- | --- |",

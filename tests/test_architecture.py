@@ -213,3 +213,12 @@ def test_the_wheel_has_every_folder_but_paper_and_launch():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     own = [f"fda_bnn.{name}" for name in FOLDERS if name not in ("launch", "paper")]
     assert packages == ["fda_bnn", *sorted([*own, "fda_bnn.binary.native"])]
+
+
+def test_what_runs_in_mindspore_lites_python_is_old_python_with_numpy():
+    """deploy/lite.py runs where there may be only Python 3.7, numpy and MindSpore Lite."""
+    source = (SRC / "deploy/lite.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 7))
+    names = {name.removeprefix("/").split(".")[0] for name in all_imports("deploy.lite")}
+    assert "mindspore_lite" in names
+    assert names <= {*sys.stdlib_module_names, "numpy", "mindspore_lite"}, names

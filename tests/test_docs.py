@@ -72,12 +72,20 @@ def run_program(folder: Path, *blocks: str) -> str:
 
 @pytest.mark.slow
 def test_the_page_on_binarizing_a_network_runs_unchanged(tmp_path):
-    facts = "from src.models import create_model\nprint('classes', create_model('small_net', 7).head.out_channels)"
+    facts = """
+from src.models import create_model
+print("classes", create_model("small_net", 7).head.out_channels)
+from src.deploy import openvino
+openvino.export(frozen, (3, 32, 32), None, Path("small_net.xml"))
+print("openvino:", compare(frozen, openvino.load(Path("small_net.xml")), images, batch_size=len(images)))
+"""
     out = run_program(tmp_path, *code("binarizing_a_network.md"), facts)
     assert float(re.search(r"test accuracy ([\d.]+)%", out).group(1)) > 70, out
     assert re.search(r"\d+ images compared, 0 ", out)
     assert Path(tmp_path / "small_net.mindir").stat().st_size > 1000
     assert "classes 7" in out
+    assert re.search(r"^openvino: \d+ images compared, .*the sums of all 3 binary layers are equal", out, re.MULTILINE), out
+    assert (tmp_path / "small_net.xml").read_text().count('type="BinaryConvolution"') == 3
 
 
 @pytest.mark.slow

@@ -5,8 +5,11 @@ import dataclasses
 import importlib
 import io
 import json
+import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +201,55 @@ def test_bad_images_are_named_and_the_rest_is_predicted(capsys):
     rows = list(csv.DictReader(Path("some.csv").open()))
     assert [bool(row["error"]) for row in rows] == ["error" in line for line in found]
     assert all(bool(row["class_1"]) != bool(row["error"]) for row in rows)
+
+
+def huge_png(path: Path) -> None:
+    """The beginning of a PNG of 210 million pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 15000, 14000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT")
+
+
+def animated_gif(path: Path) -> None:
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("empty.png", lambda path: path.write_bytes(b""), "empty"),
+        ("huge.png", huge_png, "it has 210,000,000 pixels"),
+        ("text.jpg", lambda path: path.write_text("no image"), "its content is not JPEG"),
+        ("folder.png", lambda path: path.mkdir(), "image"),
+    ],
+)
+def test_each_kind_of_bad_image_is_named_in_one_line(capsys, tmp_path, name, write, message):
+    write(tmp_path / name)
+    code, out, error = run(capsys, "--model", "net.xml", tmp_path / name, "images/0.png", "--csv", tmp_path / "all.csv")
+    assert (code, len(out.splitlines()), len(error.splitlines())) == (1, 1, 1)
+    assert name in error and re.search(message, error), error
+    (bad, good) = csv.DictReader((tmp_path / "all.csv").open())
+    assert bad["error"] and not bad["class_1"] and good["class_1"]
+
+
+def test_of_an_animated_image_the_first_is_predicted(capsys, tmp_path):
+    animated_gif(tmp_path / "moving.gif")
+    with Image.open(tmp_path / "moving.gif") as image:
+        assert image.n_frames == 3
+        image.convert("RGB").save(tmp_path / "first.png")
+    code, out, error = run(capsys, "--model", "net.xml", tmp_path / "moving.gif", tmp_path / "first.png")
+    first, second = (line.split(": ")[1] for line in out.splitlines())
+    assert code == 0 and first == second and not error
+
+
+def test_many_images_have_a_progress_bar(capsys, monkeypatch):
+    for many, shown in ((6, True), (7, False)):
+        monkeypatch.setattr(predict, "MANY", many)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        code, out, error = run(capsys, "--model", "net.xml", "images")
+        assert code == 0 and len(out.splitlines()) == 6
+        assert ("6/6" in error) == shown, error
 
 
 def test_nothing_predicted_is_2(capsys):

@@ -11,15 +11,18 @@ import yaml
 from mindspore import nn
 from safetensors import safe_open
 
-from src import checkpoints, cli, convert, pretrained
+from src import card, checkpoints, cli, convert, pretrained
 from src.binary import Binarization
 from src.config import load_config
+from src.data import open_dataset
 from src.deploy import load_model
 from src.deploy.description import sha256
 from src.errors import UserError
-from src.models import create_model
+from src.models import create_model, registry
 from src.preprocessing import PREPROCESSING
+from src.training import curves
 from tests.helpers import processes
+from tests.helpers.networks import lively_network, small
 from tests.helpers.onnx_graph import model_files
 
 NAME = "resnet20_digits"
@@ -282,3 +285,40 @@ class TestShipped:
         assert cli.run(main, ["--checkpoint", f"pretrained:{NAME}"]) == 0
         result = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert result["Top1-Acc"] == pytest.approx(pretrained.read_manifest()[NAME].accuracy, abs=1e-9)
+
+
+def test_a_card_says_what_the_weights_are(tmp_path, capsys, monkeypatch):
+    """Its accuracies are counted again on the test images."""
+    monkeypatch.setitem(registry.NETWORKS, "small", registry.Network(small, 32, 1, 10))
+    network = lively_network("small", noise_adaptation=False)
+    changes = {"data.name": "digits", "network.name": "small", "noise.enabled": False, "data.holdout": 37}
+    config = load_config(overrides=changes).model_dump()
+    optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    checkpoints.save(tmp_path / "small_digits.ckpt", network, optimizer, config, PREPROCESSING["digits"], None, {})
+    (tmp_path / "versions.txt").write_text("git commit: 0123\nprocessor: a chip\nopenvino: 1\n")
+    rows = "epoch,step,lr,n,train_loss,test_top1,test_top5\n1,9,0.1,9,2.5,0.1,0.5\n2,18,0.05,18,2.2,0.2,0.6\n"
+    (tmp_path / "metrics.csv").write_text(rows)
+    drawn = []
+    monkeypatch.setattr(curves, "plot_curves", lambda history, scheduled, path: drawn.append((len(history), scheduled)))
+    words = [str(tmp_path / "small_digits.ckpt"), "--run", str(tmp_path), "--command", "python train.py --epochs 2"]
+    assert cli.run(card.main, [*words, "--output", str(tmp_path / "cards")]) == 0
+
+    data = open_dataset("digits", batch_size=360)
+    images, labels = next(iter(data.test()))
+    right = network.set_train(False)(images).asnumpy().argmax(1) == labels.asnumpy()
+    first_class = right[labels.asnumpy() == 0]
+    assert f"small_digits.md: top-1 {right.mean():.2%} of 360 test images" in capsys.readouterr().out
+    written = (tmp_path / "cards/small_digits.md").read_text()
+    for part in (
+        f"binary: top-1 {right.mean():.2%} of 360 test images",
+        "1,400 images for training, 360 for testing; 37 training images are held out",
+        "    python train.py --epochs 2",
+        "| `train.epochs` | 400 |",
+        f"| 0 | {len(first_class)} | {first_class.mean():.2%} |",
+        "handwritten digits from UCI (CC BY 4.0)",
+        "not for reading digits in an application",
+        "    git commit: 0123\n    processor: a chip\n",
+    ):
+        assert part in written, part
+    assert "openvino" not in written and drawn == [(2, ["lr", "n"])]
+    assert (tmp_path / "cards/small_digits_confusion.png").read_bytes().startswith(b"\x89PNG")

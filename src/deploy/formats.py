@@ -18,7 +18,7 @@ class Format:
 
     `module`, in this folder, has `export(network, input_shape, batch_size, path)`, which may return a remark, unless
     another program writes the format, and, if a runtime here can read the file back, `load(path)`, which returns an
-    `ExportedModel`.
+    `ExportedModel`; `load(path, device)` if `takes_device`.
     """
 
     module: str
@@ -27,6 +27,8 @@ class Format:
     weights_suffix: str | None = None  # of a second file with the weights; None: there is one file
     device: str | None = None  # the only device target on which MindSpore writes it; None: any
     fixed_batch: bool = False  # whether it needs a batch size
+    needs_mindspore: bool = False  # whether MindSpore reads it back, on the device that it was started for
+    takes_device: bool = False  # whether another runtime reads it back and is told the device, "cpu" or "ascend"
     exported: bool = True  # False: scripts/run_convert_lite.sh writes it
 
     def files(self, path: Path) -> list[Path]:
@@ -49,11 +51,11 @@ class Format:
 
 
 FORMATS = {
-    "MINDIR": Format("mindir", ".mindir"),
+    "MINDIR": Format("mindir", ".mindir", needs_mindspore=True),
     "ONNX": Format("onnx", ".onnx"),
     "OPENVINO": Format("openvino", ".xml", weights_suffix=".bin"),
     "AIR": Format("air", ".air", device="Ascend", fixed_batch=True),
-    "LITE": Format("lite_process", ".ms", other_suffix=".mindir", exported=False),
+    "LITE": Format("lite_process", ".ms", other_suffix=".mindir", takes_device=True, exported=False),
 }
 EXPORTED = tuple(name for name, one in FORMATS.items() if one.exported)
 

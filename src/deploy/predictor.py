@@ -20,7 +20,6 @@ from .description import Description
 from .exported_model import ExportedModel, in_batches
 from .formats import FORMATS
 
-NEEDS_MINDSPORE = (*CHECKPOINT_SUFFIXES, ".mindir")
 MAX_MESSAGE = 300  # characters of a runtime's message
 
 
@@ -118,9 +117,8 @@ def load_model(file: str | Path, device_target: str = "CPU", num_classes: int | 
     path = resolve_model(file)
     suffix = path.suffix
     _require_file(path)
-    if suffix in NEEDS_MINDSPORE:
-        runtime.prepare_environment()
     if suffix in CHECKPOINT_SUFFIXES:
+        runtime.prepare_environment()
         from . import checkpoint
 
         return Model(path, *checkpoint.load(path, device_target, num_classes))
@@ -129,11 +127,10 @@ def load_model(file: str | Path, device_target: str = "CPU", num_classes: int | 
     name = described.format
     if name not in names:
         raise UserError(f"{description.path_of(path)} describes a model of the format {name}, not {' or '.join(names)}")
-    options = {}
-    if name == "MINDIR":
+    if FORMATS[name].needs_mindspore:
+        runtime.prepare_environment()
         runtime.start(device_target)
-    elif name == "LITE":
-        options["device"] = device_target.lower()
+    options = {"device": device_target.lower()} if FORMATS[name].takes_device else {}
     model = _in_a_sentence(lambda: FORMATS[name].load(path, **options), f"{path} cannot be read as {name}")
     return Model(path, model, described.image_preprocessing, described.output.classes, described)
 

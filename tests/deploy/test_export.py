@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import importlib
+import json
 import math
 import re
 from pathlib import Path
@@ -15,16 +17,16 @@ import pytest
 from mindspore import nn, ops
 from mindspore.train.mind_ir_pb2 import ModelProto
 
-from src import checkpoints
+from src import checkpoints, cli
 from src.binary import Binarization
 from src.config import load_config
-from src.deploy import description, export_job, verification
+from src.deploy import description, export_job, mindir, verification
 from src.deploy.exported_model import ExportedModel, Trace
 from src.deploy.formats import FORMATS
 from src.deploy.freeze import FrozenLayer, freeze, replace, round_to_float16
 from src.deploy.verification import compare
 from src.errors import UserError
-from src.models import create_model
+from src.models import create_model, registry
 from src.preprocessing import PREPROCESSING
 from tests.helpers import processes
 from tests.helpers.networks import lively_network, small
@@ -200,6 +202,49 @@ def test_a_description_is_written_next_to_each_file(exported):
         assert found.resize.shorter_side == 32 and found.divisor == 255
     files = ["net.bin", *(f"net.{suffix}{end}" for suffix in ("mindir", "onnx", "xml") for end in ("", ".json"))]
     assert sorted(path.name for path in (exported / "out").iterdir()) == sorted(files)
+
+
+@pytest.fixture
+def known(case, monkeypatch):
+    """This process knows the network by its name."""
+    if case is SMALL:
+        monkeypatch.setitem(registry.NETWORKS, "small", registry.Network(small, 32, 1, 10))
+
+
+def test_each_file_is_evaluated_to_the_same_last_line(exported, known, capsys, monkeypatch):
+    monkeypatch.chdir(exported)
+    results = []
+    for flag, file in (
+        ("--checkpoint", "last.ckpt"),
+        ("--model", "last.ckpt"),
+        ("--model", "out/net.xml"),
+        ("--model", "out/net.onnx"),
+        ("--model", "out/net.mindir"),
+    ):
+        assert cli.run(importlib.import_module("eval").main, [flag, file]) == 0
+        results.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+        assert results[-1].pop("checkpoint") == file
+    for result in results[1:]:
+        assert list(result) == list(results[0]) and result["images"] == 360
+        assert result["Loss"] == pytest.approx(results[0]["Loss"], rel=1e-3)
+        assert result["Top1-Acc"] == pytest.approx(results[0]["Top1-Acc"], abs=2.5 / 360)  # a sign may flip
+
+
+def test_a_file_that_does_not_agree_is_not_kept(exported, known, tmp_path, monkeypatch):
+    """And what was there before stays."""
+    write = mindir.export
+
+    def write_another(network, *arguments):
+        network = copy.deepcopy(network)
+        network.linear.bias.set_data(network.linear.bias + 1)
+        write(network, *arguments)
+
+    monkeypatch.setattr(mindir, "export", write_another)
+    (tmp_path / "net.mindir").write_bytes(b"of yesterday")
+    with pytest.raises(UserError, match="the exported file is not this network"):
+        export_job.run(str(exported / "last.ckpt"), {}, None, "MINDIR", None, str(tmp_path / "net"))
+    assert [path.name for path in tmp_path.iterdir()] == ["net.mindir"]
+    assert (tmp_path / "net.mindir").read_bytes() == b"of yesterday"
 
 
 def altered(exported: Path, tmp_path: Path, name: str, added: float) -> Path:

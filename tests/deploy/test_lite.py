@@ -1,5 +1,7 @@
 """MindSpore Lite, for real: in an environment of its own with an old Python, if one runs and the package is there."""
 
+import importlib
+import json
 import os
 import re
 import shutil
@@ -12,8 +14,9 @@ import onnx
 import onnxruntime
 import pytest
 from mindspore import nn
+from PIL import Image
 
-from src import checkpoints, pretrained
+from src import checkpoints, cli, pretrained
 from src.config import load_config
 from src.deploy import load_model
 from src.deploy.description import Input
@@ -94,7 +97,7 @@ def converted_by_script(python: str, source: Path, target: Path, **environment: 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mindir", ".ms"])
 @pytest.mark.parametrize("name", ["resnet20", "small"])
-def test_a_converted_network_gives_the_same_logits(python, networks, name, suffix, tmp_path, monkeypatch):
+def test_a_converted_network_gives_the_same_logits(python, networks, name, suffix, tmp_path, monkeypatch, capsys):
     converted = tmp_path / f"ä {name}{suffix}"
     done = converted_by_script(python, networks[name], converted)
     assert done.returncode == 0, done.stderr
@@ -114,6 +117,11 @@ def test_a_converted_network_gives_the_same_logits(python, networks, name, suffi
     assert (errors > 1e-4).mean() < 0.05  # a sign within rounding of 0 flips
     monkeypatch.setenv("PYTHON_LITE", python)
     np.testing.assert_array_equal(load_model(converted).logits(images[:30]), found[:30])
+    accuracies = []
+    for file in (converted, networks[name]):
+        assert cli.run(importlib.import_module("eval").main, ["--model", str(file)]) == 0
+        accuracies.append(json.loads(capsys.readouterr().out.splitlines()[-1])["Top1-Acc"])
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=1.5 / 360)  # a sign may flip
 
 
 @pytest.mark.slow
@@ -212,6 +220,13 @@ def test_a_lite_model_runs_in_a_process_of_its_own(fake, capsys):
     images = np.random.default_rng(1).normal(size=(5, *model.description.input.shape)).astype(np.float32)
     np.testing.assert_array_equal(model.logits(images), load_model("net.onnx").logits(images))
     np.testing.assert_array_equal(model.logits(images[::-1]), load_model("net.onnx").logits(images[::-1]))
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 12, 3), dtype=np.uint8)).save("photo.png")
+    capsys.readouterr()
+    lines = []
+    for file in ("net_lite.mindir", "net.onnx"):
+        assert cli.run(importlib.import_module("predict").main, ["--model", file, "photo.png"]) == 0
+        lines.append(capsys.readouterr().out)
+    assert lines[0] == lines[1] and lines[0].startswith("photo.png: ")
 
 
 @pytest.mark.parametrize(
