@@ -3,7 +3,7 @@
     python benchmarks/inference.py --quick --json      ResNet-20
     python benchmarks/inference.py --json              also ResNet-18 at 224x224
 
-With --lite_python PATH, a Python that has MindSpore Lite, that is measured for one image, too.
+With --lite_python PATH, a Python that has MindSpore Lite, that is measured, too.
 
 The networks have random weights: what they predict does not matter to their speed. Each runtime runs in a process of
 its own, and they take turns. benchmarks/README.md explains the numbers.
@@ -80,10 +80,11 @@ class Benchmark:
         for file_format in ("MINDIR", "ONNX", "OPENVINO"):
             self.run_export(checkpoint, file_format, path)
         if self.lite_python:
-            fixed = self.folder / f"{network}_fixed"
-            self.run_export(checkpoint, "ONNX", fixed, batch_size=1)
-            command = ["convert", str(fixed.with_suffix(".onnx")), str(self.folder / f"{network}_lite.mindir")]
-            subprocess.run([self.lite_python, str(ROOT / "src/deploy/lite.py"), *command], check=True)
+            for batch_size in CASES[network]:  # a Lite file has one
+                fixed = self.folder / f"{network}_fixed"
+                self.run_export(checkpoint, "ONNX", fixed, batch_size=batch_size)
+                command = ["convert", str(fixed.with_suffix(".onnx")), f"{path}_lite_{batch_size}.mindir"]
+                subprocess.run([self.lite_python, str(ROOT / "src/deploy/lite.py"), *command], check=True)
         return path
 
     def run_export(
@@ -126,10 +127,10 @@ class Benchmark:
             self.values["resnet18_file_bytes"] = half.with_suffix(".bin").stat().st_size
 
     def speeds(self, network: str, path: Path, batch_size: int, threads: int) -> None:
-        names = [*SUFFIXES, *([LITE] if self.lite_python and batch_size == 1 else [])]
+        names = [*SUFFIXES, *([LITE] if self.lite_python else [])]
         medians: dict[str, list[float]] = {name: [] for name in names}
         least = dict.fromkeys(names, float("inf"))
-        workers = {name: self.worker(name, path, threads) for name in names}
+        workers = {name: self.worker(name, path, threads, batch_size) for name in names}
         given = {"size": SIZES[network], "batch_size": batch_size}
         try:
             counts = {name: count_of(min(worker.ask("run", count=3, **given))) for name, worker in workers.items()}
@@ -153,14 +154,14 @@ class Benchmark:
             ratios = [one / other for one, other in zip(medians[ORT], medians[BINARY], strict=True)]
             self.values[f"{network}_openvino_over_ort"] = statistics.median(ratios)
 
-    def worker(self, name: str, path: Path, threads: int) -> Worker:
+    def worker(self, name: str, path: Path, threads: int, batch_size: int = 1) -> Worker:
         program = str(ROOT / "benchmarks/inference_worker.py")
-        file = f"{path}_lite.mindir" if name == LITE else str(path.with_suffix(SUFFIXES[name]))
+        file = f"{path}_lite_{batch_size}.mindir" if name == LITE else str(path.with_suffix(SUFFIXES[name]))
         command = [self.lite_python if name == LITE else sys.executable, program, name, file, str(threads)]
         return Worker(command, self.folder / f"{name}.log")
 
     def layers(self, network: str, path: Path) -> None:
-        """OpenVINO's own profile of its layers, and the time of popcnt instructions for the binary ones."""
+        """OpenVINO's own profile of its layers, and the least time of XNOR and popcount for the binary ones."""
         with self.worker(BINARY, path, 1) as worker:
             measured = worker.ask("profile", size=SIZES[network], count=200 if network == RESNET20 else 20)
         macs, limit = binary_macs(path.with_suffix(".xml")), popcount_limit()
@@ -184,7 +185,7 @@ class Benchmark:
         speed = f"{sum(macs.values()) / binary / 1e9:.0f}"
         rows.append(("all binary layers", "", f"{1e6 * binary:.1f}", speed, at_limit))
         rows.append(("everything else", "", f"{1e6 * others:.1f}", "", ""))
-        header = ("layer", "implementation", "µs", "GMAC/s", "µs with popcnt")
+        header = ("layer", "implementation", "µs", "GMAC/s", "µs at the popcount limit")
         self.tables[f"{network}, 1 image, 1 thread, by layer"] = (header, rows)
 
     def first_prediction(self, path: Path) -> None:
