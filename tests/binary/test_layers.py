@@ -189,12 +189,15 @@ def test_shared_slope(mode):
     np.testing.assert_allclose(by_a.asnumpy(), [np.minimum(x, 0).sum()], rtol=1e-5)
 
 
+EPS = 1e-3
+
+
 class Block(nn.Cell):
     """The end of a block: a slope, a norm and the cell that applies both."""
 
     def __init__(self, norm: nn.Cell):
         super().__init__()
-        self.slope, self.norm, self.both = SharedSlopePReLU(), norm, SlopeThenNorm(1e-3)
+        self.slope, self.norm, self.both = SharedSlopePReLU(), norm, SlopeThenNorm(EPS)
 
     def construct(self, x):
         return self.both(x, self.slope, self.norm)
@@ -223,18 +226,18 @@ def assert_same_results(one: nn.Cell, other: nn.Cell, x: np.ndarray) -> None:
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4, 16, 8, 8), (1, 1, 1, 2), (2, 2, 40, 40)])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4, 16, 8, 8), (1, 1, 1, 2), (2, 2, 40, 40), (3, 130, 3, 5)])
 def test_slope_then_norm_is_the_two_layers(any_mode, shape):
     x = 2 * random(shape) + 0.5
     x.flat[0] = 0
-    norms = [nn.BatchNorm2d(shape[1], eps=1e-3, momentum=0.8) for _ in range(2)]
+    norms = [nn.BatchNorm2d(shape[1], eps=EPS, momentum=0.8) for _ in range(2)]
     assert_same_results(Block(norms[0]), nn.SequentialCell(SharedSlopePReLU(), norms[1]), x)
 
 
 def test_slope_then_norm_cancels_nothing(mode):
     """The mean is a thousand times the spread."""
     x = 1000 + random((4, 2, 8, 8))
-    norm = nn.BatchNorm2d(2, momentum=0.0)
+    norm = nn.BatchNorm2d(2, eps=EPS, momentum=0.0)
     Block(norm).set_train()(Tensor(x))
     np.testing.assert_allclose(norm.moving_mean.asnumpy(), x.mean((0, 2, 3), np.float64), rtol=1e-6)
     np.testing.assert_allclose(norm.moving_variance.asnumpy(), x.var((0, 2, 3), np.float64, ddof=1), rtol=1e-3)
@@ -245,17 +248,40 @@ def test_slope_then_norm_of_other_cells_and_types_calls_them(mode):
     for make in (lambda: nn.SequentialCell(nn.BatchNorm2d(3)), lambda: nn.GroupNorm(1, 3)):
         ms.set_seed(0)
         assert_same_results(Block(make()), nn.SequentialCell(SharedSlopePReLU(), make()), x)
-    half = Block(nn.BatchNorm2d(3)).to_float(ms.float16)
+    half = Block(nn.BatchNorm2d(3, eps=EPS)).to_float(ms.float16)
     assert half(Tensor(x)).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"eps": 0.1}, {"eps": EPS, "use_batch_statistics": True}, {"eps": EPS, "use_batch_statistics": False}],
+    ids=["eps", "batch statistics", "moving statistics"],
+)
+def test_slope_then_norm_heeds_the_options_of_the_norm(any_mode, options):
+    x = 2 * random((2, 3, 4, 4)) + 0.5
+    norms = [nn.BatchNorm2d(3, **options) for _ in range(2)]
+    assert_same_results(Block(norms[0]), nn.SequentialCell(SharedSlopePReLU(), norms[1]), x)
+
+
+def test_the_kernel_of_slope_then_norm_is_for_one_kind_of_norm():
+    slope, norm, both = SharedSlopePReLU(), nn.BatchNorm2d(3, eps=EPS), SlopeThenNorm(EPS)
+    x = Tensor(random((2, 3, 4, 4)))
+    assert both.fits(x, slope, norm)
+    assert not both.fits(x.astype(ms.float16), slope, norm) and not both.fits(x, nn.PReLU(), norm)
+    options = {"eps": EPS, "use_batch_statistics": True}
+    for other in (nn.GroupNorm(1, 3, eps=EPS), nn.BatchNorm2d(3), nn.BatchNorm2d(3, **options)):
+        assert not both.fits(x, slope, other)
+    norm.format = "NHWC"  # a norm of this format can only be created on GPU
+    assert not both.fits(x, slope, norm)
 
 
 def test_slope_then_norm_with_a_norm_that_is_not_trained(mode):
     """The norm's own flag decides which statistics are used, as where the norms of a network are frozen."""
-    block = Block(nn.BatchNorm2d(3)).set_train()
+    block = Block(nn.BatchNorm2d(3, eps=EPS)).set_train()
     block.norm.set_train(False)
     x = random((2, 3, 4, 4))
-    expected = np.where(x > 0, x, 0.25 * x) / np.sqrt(1 + 1e-5)
-    np.testing.assert_allclose(block(Tensor(x)).asnumpy(), expected, rtol=2e-3)
+    expected = np.where(x > 0, x, 0.25 * x) / np.sqrt(1 + EPS)
+    np.testing.assert_allclose(block(Tensor(x)).asnumpy(), expected, rtol=1e-5)
     np.testing.assert_array_equal(block.norm.moving_mean.asnumpy(), 0)
 
 
