@@ -1,8 +1,9 @@
 """The C++ kernels against float64 and against plain operations: values, borders, refusals, repetition."""
 
 import ctypes
-import shutil
+import shlex
 import subprocess
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -16,7 +17,7 @@ from src.models import create_model
 from src.training.step import TrainStep
 from tests.helpers import oracles, processes
 from tests.helpers.float64_resnet20 import conv2d_gradients
-from tests.helpers.kernels import require_kernels
+from tests.helpers.kernels import require_compiler, require_kernels
 from tests.helpers.networks import Weighted
 
 # Images, channels in and out, height, width, stride: of networks, and odd ones.
@@ -280,15 +281,27 @@ def test_the_path_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     assert chosen_path().startswith("plain operations (") and "compiler" in chosen_path()
+    monkeypatch.setattr(native, "ms", SimpleNamespace(get_context=lambda name: "Ascend"))
+    assert chosen_path() == "plain operations (kernels are for CPU, and the device is Ascend)"
+
+
+def test_a_compiler_that_only_cxx_names_is_enough(monkeypatch):
+    """To the kernels and to the tests of them."""
+    (compiler, *options) = require_compiler()
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CXX", shlex.join([compiler, *options]))
+    require_kernels()
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with pytest.raises(pytest.skip.Exception, match="there is no program '/nowhere/c\\+\\+'"):
+        require_kernels()
 
 
 @pytest.mark.slow
 def test_the_kernels_under_sanitizers(tmp_path):
     """A driver calls every kernel at odd sizes. Reads or writes beyond an array, leaks, undefined behaviour end it."""
     sources = sorted((processes.ROOT / "src/binary/native").glob("*.cpp"))
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     flags = ["-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fno-omit-frame-pointer"]
-    command = [compiler, *flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [*require_compiler(), *flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command += [
         *map(str, sources),
         str(processes.ROOT / "tests/helpers/kernels_driver.cpp"),

@@ -1,9 +1,8 @@
 """Whether the C++ kernels can be tested here."""
 
-import shutil
-
 import pytest
 
+from src import native_build
 from src.binary.kernels import chosen_path, native
 
 
@@ -11,6 +10,13 @@ def require_kernels() -> None:
     """Skip the test if there is no compiler or no folder of kernels; with them, kernels must be what is chosen."""
     if native is None:
         pytest.skip("src/binary/native is not there")
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        pytest.skip("there is no C++ compiler")
+    require_compiler()
     assert chosen_path() == "native kernels"
+
+
+def require_compiler() -> tuple[str, ...]:
+    """The command that kernels are compiled with, which CXX may name; skip the test if there is none."""
+    try:
+        return native_build._compiler()
+    except native_build.Unavailable as error:
+        pytest.skip(str(error))
