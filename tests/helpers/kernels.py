@@ -1,9 +1,21 @@
-"""Whether the C++ kernels can be tested here."""
+"""Whether the C++ kernels can be tested here, and tests of both paths that cost as much as those of one."""
 
 import pytest
 
 from src import native_build
 from src.binary.kernels import chosen_path, native
+
+# The fixtures `mode` and `backend` for tests that take long: two of the four pairs are slow.
+modes_and_backends = pytest.mark.parametrize(
+    ("mode", "backend"),
+    [
+        ("graph", "native"),
+        ("pynative", "plain"),
+        pytest.param("graph", "plain", marks=pytest.mark.slow),
+        pytest.param("pynative", "native", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
 
 
 def require_kernels() -> None:
