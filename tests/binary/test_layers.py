@@ -338,16 +338,33 @@ def products_and_gradients(layer, x, z, by_y) -> tuple[np.ndarray, np.ndarray, n
     return np.concatenate(y, 1), np.concatenate(by_x, 1), np.concatenate(by_z)
 
 
-@pytest.mark.parametrize("noise", [False, True], ids=["signs", "signs and noise"])
+def through_quantizer(quantizer, t: np.ndarray, by_z: np.ndarray) -> np.ndarray:
+    """The gradient of t from that of z = sign(t) + alpha e(t), in float64. That of sign is passed on as it is."""
+    if quantizer.noise is None:
+        return by_z
+    w1, w2 = (matrix.asnumpy().astype(np.float64) for matrix in quantizer.noise.adaptation.get_parameters())
+    return by_z + quantizer.noise.alpha().asnumpy() * oracles.noise_gradients(t, w1, w2, "sine", by_z)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "noise"),
+    [
+        *((kind, noise) for kind in KINDS for noise in (None, "forward")),
+        ("convolution", "backward"),
+        pytest.param("groups", "backward", marks=pytest.mark.slow),
+        pytest.param("linear", "backward", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("scale_in_gradient", [False, True])
 @pytest.mark.parametrize("quantizer", sorted(WEIGHT_QUANTIZERS))
-@pytest.mark.parametrize("kind", KINDS)
 def test_the_scale_is_applied_to_the_sums_and_to_the_gradients_by_the_rule(
     any_mode, kind, quantizer, scale_in_gradient, noise
 ):
     """x gets the scaled gradient; z the scaled one or, if the scale is not in the gradient, the incoming one as it is.
-    One filter is all zero: its scale may be 0, by which nothing may be divided."""
-    options = {"weight_quantizer": quantizer, "scale_in_gradient": scale_in_gradient, "noise_adaptation": noise}
+    One filter is all zero: its scale may be 0, by which nothing may be divided. The noise may be in forward and
+    backward (Eq. 14) or only in the backward (Algorithm 1)."""
+    options = {"weight_quantizer": quantizer, "scale_in_gradient": scale_in_gradient}
+    options |= {"noise_adaptation": noise is not None, "noise_in_forward": noise != "backward"}
     layer = KINDS[kind](Binarization("ste", **options)).set_train()
     latent = random(layer.weight.shape, 1)
     latent[ZERO_FILTER] = 0
@@ -357,7 +374,9 @@ def test_the_scale_is_applied_to_the_sums_and_to_the_gradients_by_the_rule(
     seen = layer.activation_quantizer(Tensor(x)).asnumpy().astype(np.float64)
     y, _, _ = products_and_gradients(layer, seen, z, np.zeros(layer(Tensor(x)).shape))
     by_y = random(y.shape, 2)
-    assert noise == bool((np.abs(z) != 1).any()) and (quantizer != "xnor" or scale[ZERO_FILTER] == 0)
+    for quantized in (seen, z):
+        assert (noise == "forward") == bool((np.abs(quantized) != 1).any())
+    assert quantizer != "xnor" or scale[ZERO_FILTER] == 0
 
     _, by_x, by_z = products_and_gradients(layer, seen, z, by_y * scale)
     if not scale_in_gradient:
@@ -373,14 +392,16 @@ def test_the_scale_is_applied_to_the_sums_and_to_the_gradients_by_the_rule(
     np.testing.assert_allclose(value.asnumpy(), (y * scale * by_y).sum(), rtol=1e-3, atol=1e-3)
     for gradient, expected in zip(gradients, (by_x, by_z, np.zeros(scale.shape)), strict=True):
         np.testing.assert_allclose(gradient.asnumpy(), expected, rtol=1e-4, atol=1e-4)
-    if not noise and quantizer in ("sign", "dorefa", "xnor"):  # the latent weight's gradient is that of z
+    if quantizer in ("sign", "dorefa", "xnor"):  # the others standardize the latent weight first
 
         def of_layer(t):
             return (layer(t) * incoming).sum()
 
         got = ms.grad(of_layer, 0, [layer.weight])(Tensor(x))
-        np.testing.assert_allclose(got[1][0].asnumpy(), by_z, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(got[0].asnumpy(), by_x, rtol=1e-4, atol=1e-4)
+        filters = through_quantizer(layer.weight_quantizer, *(array.reshape(len(z), -1) for array in (latent, by_z)))
+        np.testing.assert_allclose(got[1][0].asnumpy(), filters.reshape(z.shape), rtol=1e-4, atol=1e-4)
+        expected = through_quantizer(layer.activation_quantizer, x, by_x)
+        np.testing.assert_allclose(got[0].asnumpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", ["O0", "O2", "O3"])
@@ -397,3 +418,16 @@ def test_sums_of_signs_are_exact(any_mode, level):
     expected = (sums.astype(np.float32) * np.abs(w).mean()).astype(got.asnumpy().dtype)
     np.testing.assert_array_equal(got.asnumpy() == 0, sums == 0)
     np.testing.assert_allclose(got.asnumpy(), expected, rtol=1e-6 if level == "O0" else 1e-3)
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_longer_sums_of_signs_are_rounded_to_float16_once(any_mode, level):
+    """float16 has only every second integer between 2,048 and 4,096. Sums added up in float16 would stay at 2,048."""
+    channels, negative = 4095, np.array([0, 1, 512, 1023, 1024, 2047, 4095])
+    layer = Binarization(weight_quantizer="sign", noise_adaptation=False).dense(channels, len(negative))
+    layer.weight.set_data(Tensor(np.where(np.arange(channels) < negative[:, None], -1, 1), ms.float32))
+    cell = nn.SequentialCell(layer)
+    amp.auto_mixed_precision(cell, level)
+    got = cell(Tensor(np.ones((1, channels)), ms.float16))
+    assert got.dtype == ms.float16 and np.isfinite(got.asnumpy()).all()
+    np.testing.assert_allclose(got.asnumpy()[0].astype(np.float64), channels - 2 * negative, rtol=2**-11)
