@@ -264,6 +264,33 @@ class WeightedNoise(nn.Cell):
         return self.noise(binary, t, w1, w2, alpha) * factor
 
 
+@pytest.mark.parametrize("noise", [False, True], ids=["signs", "signs and noise"])
+@pytest.mark.parametrize(
+    ("images", "channels", "outputs", "height", "width", "stride"),
+    [(2, 5, 130, 9, 7, 1), (3, 5, 1, 6, 9, 2), (2, 1, 5, 3, 17, 1), (2, 130, 5, 7, 3, 2)],
+)
+def test_a_layer_gives_on_both_paths_the_same(monkeypatch, images, channels, outputs, height, width, stride, noise):
+    """The output, and the gradients of x and all parameters, for inputs with exact zeros."""
+    x = random((images, channels, height, width), 0)
+    x.flat[::5] = 0
+    found = []
+    for path in ("0", "1"):
+        monkeypatch.setenv("BNN_NATIVE", path)
+        layer = Binarization(noise_adaptation=noise).conv(channels, outputs, 3, stride, 1).set_train()
+        assert (layer.product.kernels is not None) == (path == "1")
+        for number, parameter in enumerate(layer.trainable_params()):
+            value = random(parameter.shape, number + 1)
+            value.flat[3::11] = 0
+            parameter.set_data(Tensor(value))
+        y = layer(Tensor(x))
+        gradient = ms.grad(Weighted(layer), 0, layer.trainable_params())
+        by_x, by_parameters = gradient(Tensor(x), Tensor(random(y.shape, 10)))
+        found.append([y, by_x, *by_parameters])
+    assert len(found[0]) == (7 if noise else 3)
+    for plain, kernels in zip(*found, strict=True):
+        assert_close(kernels, plain.asnumpy())
+
+
 class Training:
     """A ResNet-20 and its training step in graph mode, compiled once for all seeds."""
 
