@@ -138,6 +138,8 @@ def test_the_wheel_installs_as_a_library(tmp_path):
     folders = {name.split("/")[0] for name in names}
     assert len(folders) == 2 and "fda_bnn" in folders, folders
     assert "fda_bnn/default_config.yaml" in names
+    kernels = {f"fda_bnn/binary/native/{path.name}" for path in (ROOT / "src/binary/native").glob("*.*")}
+    assert kernels <= set(names)
     assert not [name for name in names if name.startswith(("fda_bnn/paper", "fda_bnn/launch"))]
     assert "Requires-Dist: mindspore==2.10.0" in metadata and "Requires-Dist: numpy<2,>=1.24" in metadata
     assert "Requires-Python: <3.13,>=3.10" in metadata and "License-Expression: Apache-2.0" in metadata

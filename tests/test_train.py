@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from src.binary.kernels import chosen_path
 from tests.helpers import processes
 
 # A few steps of CIFAR-10 files with augmentation, two threads, a checkpoint every other step.
@@ -82,7 +83,9 @@ def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(tmp_path):
         assert (whole / name).stat().st_size > 0
     versions = (whole / "versions.txt").read_text()
     assert "mindspore: 2.10.0" in versions and "git commit: " in versions
-    assert "best.ckpt is chosen on the test images" in (whole / "log.txt").read_text()
+    log = (whole / "log.txt").read_text()
+    assert "best.ckpt is chosen on the test images" in log
+    assert f"binary layers are computed by {chosen_path()}\n" in log  # native kernels, if there is a compiler
     assert not [path for path in whole.iterdir() if "partial" in path.name]
 
 
@@ -93,7 +96,8 @@ def test_the_same_with_the_whole_resnet20_and_adam(tmp_path):
     )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNN_NATIVE", "0")  # the run prints that
     done = processes.run(
         *SMALL_PROGRAM,
         "--network.name",
@@ -118,6 +122,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     )
     assert done.returncode == 2
     assert "is not finite at step" in done.stderr and "Traceback" not in done.stderr
+    assert "binary layers are computed by plain operations (" in done.stdout
     saved = weights(tmp_path / "run")
     assert all(np.isfinite(value).all() for value in saved.values())
 

@@ -2,6 +2,9 @@
 
 try:
     from . import native
+
+    if not native.__spec__.has_location:  # only a __pycache__ is left of the folder: Python makes it an empty package
+        native = None
 except ImportError:  # the folder may be missing: plain operations compute the same
     native = None
 

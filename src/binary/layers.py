@@ -276,9 +276,10 @@ class SharedSlopePReLU(nn.Cell):
 class SlopeThenNorm(NoAutoCast):
     """norm(slope(x)) for the slope and the batch norm of a block, which owns them and hands them over.
 
-    On CPU a kernel computes both in one, in training and in evaluation, if the slope is a `SharedSlopePReLU`, the norm
-    is an `nn.BatchNorm2d` and x is float32. Everything else is computed by the two cells, as is everything in PyNative
-    mode, where their hooks are called.
+    On CPU a kernel computes both in one, in training and in evaluation, if x is float32, the slope is a
+    `SharedSlopePReLU`, and the norm is an `nn.BatchNorm2d` with this eps, the format NCHW and no
+    `use_batch_statistics`. Everything else is computed by the two cells, as is everything in PyNative mode, where their
+    hooks are called.
 
     Args:
         eps (float): that of the norm.
@@ -288,14 +289,14 @@ class SlopeThenNorm(NoAutoCast):
 
     def __init__(self, eps: float = 1e-5):
         super().__init__()
+        self.eps = eps
         self.kernels = native and native.slope_norm(eps)
 
     def __call__(self, x, slope, norm):
         return norm(slope(x))  # in PyNative mode: a graph is made from `construct`
 
     def construct(self, x, slope, norm):
-        fits = isinstance(slope, SharedSlopePReLU) and isinstance(norm, nn.BatchNorm2d) and x.dtype == ms.float32
-        if self.kernels is None or not fits:
+        if self.kernels is None or not self.fits(x, slope, norm):
             return norm(slope(x))
         if not norm.training:
             return self.kernels.evaluate(x, slope.a, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
@@ -306,6 +307,13 @@ class SlopeThenNorm(NoAutoCast):
         for moving, value in ((norm.moving_mean, ops.stop_gradient(mean)), (norm.moving_variance, unbiased)):
             ops.assign(moving, moving + norm.momentum * (value - moving))
         return y
+
+    def fits(self, x, slope, norm):
+        """Whether the kernel computes what these two cells compute."""
+        if not (isinstance(slope, SharedSlopePReLU) and isinstance(norm, nn.BatchNorm2d)):
+            return False  # other norms may lack the attributes below
+        options_fit = norm.eps == self.eps and norm.use_batch_statistics is None and norm.format == "NCHW"
+        return options_fit and x.dtype == ms.float32
 
 
 @dataclass(frozen=True)

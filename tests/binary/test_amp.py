@@ -44,7 +44,7 @@ def dense(weight: np.ndarray, **options) -> nn.Cell:
 
 @levels
 @pytest.mark.parametrize("quantizer", ["sign", "dorefa"])
-def test_latent_weights_that_float16_rounds_to_0_keep_their_signs(any_mode, level, quantizer):
+def test_latent_weights_that_float16_rounds_to_0_keep_their_signs(backend, any_mode, level, quantizer):
     weight = np.array([[1e-9], [-1e-9], [0.3], [-0.2]], np.float32)
     network = Around(dense(weight, weight_quantizer=quantizer, noise_adaptation=False), level)
     y = network(Tensor([[1.0], [-1.0]], ms.float32))
@@ -54,7 +54,7 @@ def test_latent_weights_that_float16_rounds_to_0_keep_their_signs(any_mode, leve
 
 
 @levels
-def test_the_fourier_gradients_are_those_of_the_oracle(mode, level):
+def test_the_fourier_gradients_are_those_of_the_oracle(backend, mode, level):
     """Those of weights within float32's rounding, although multiplied in float16; of activations within float16's."""
     spread = np.concatenate([[1e-7, 10 * np.pi], np.random.default_rng(0).uniform(-100, 100, 500)])
     weight = spread[None].astype(np.float32)
@@ -70,7 +70,7 @@ def test_the_fourier_gradients_are_those_of_the_oracle(mode, level):
 
 
 @levels
-def test_noise_annealed_to_0_leaves_exact_signs(any_mode, level):
+def test_noise_annealed_to_0_leaves_exact_signs(backend, any_mode, level):
     weight, x = (np.random.default_rng(seed).normal(size=(3, 16)).astype(np.float32) for seed in (0, 1))
     outputs = {}
     for alpha in (0.1, 0.0):

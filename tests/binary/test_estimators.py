@@ -8,6 +8,7 @@ from mindspore import Tensor, nn
 from src.binary import create_estimator
 from src.binary.estimators import ESTIMATORS
 from tests.helpers import oracles
+from tests.helpers.kernels import modes_and_backends
 from tests.helpers.networks import Weighted
 
 SMALLEST = np.finfo(np.float32).smallest_subnormal
@@ -109,7 +110,7 @@ def test_gradient_against_numpy(backend, mode, name):
 
 
 @every_state
-def test_gradient_at_each_moment_of_training(any_mode, name, state):
+def test_gradient_at_each_moment_of_training(backend, any_mode, name, state):
     t = points()
     got = ms.grad(AtState(name))(Tensor(t), Tensor(state, ms.float32)).asnumpy()
     np.testing.assert_allclose(got, DERIVATIVES[name](t, state), rtol=1e-5, atol=1e-5)
@@ -125,7 +126,8 @@ def test_a_changed_state_compiles_nothing_anew(graph_mode):
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
 @every_state
-def test_finite_inputs_give_finite_gradients(any_mode, mode, name, state, dtype):
+@modes_and_backends
+def test_finite_inputs_give_finite_gradients(mode, backend, name, state, dtype):
     t = np.array([0, 1e-7, 0.1, 1, 1.5, 100, 3e4, 65504], np.float32)
     got = ms.grad(AtState(name))(Tensor(np.concatenate([t, -t])).astype(dtype), Tensor(state, ms.float32))
     assert got.dtype == dtype
@@ -178,7 +180,7 @@ def test_options_of_schedules_and_shapes(any_mode):
 
 
 @every_estimator
-def test_value_and_grad(any_mode, name):
+def test_value_and_grad(backend, any_mode, name):
     t = points()
     value, got = ms.value_and_grad(create_estimator(name))(Tensor(t))
     assert (np.abs(value.asnumpy()) == 1).all()
@@ -197,7 +199,7 @@ def test_gradient_in_half_precision_is_the_rounded_float32_one(backend, any_mode
 
 
 @every_estimator
-def test_keeps_any_shape(any_mode, name):
+def test_keeps_any_shape(backend, any_mode, name):
     for shape in ((), (3,), (2, 3, 4, 5)):
         assert create_estimator(name)(Tensor(np.ones(shape, np.float32))).shape == shape
 

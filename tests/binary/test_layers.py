@@ -189,12 +189,15 @@ def test_shared_slope(mode):
     np.testing.assert_allclose(by_a.asnumpy(), [np.minimum(x, 0).sum()], rtol=1e-5)
 
 
+EPS = 1e-3
+
+
 class Block(nn.Cell):
     """The end of a block: a slope, a norm and the cell that applies both."""
 
     def __init__(self, norm: nn.Cell):
         super().__init__()
-        self.slope, self.norm, self.both = SharedSlopePReLU(), norm, SlopeThenNorm(1e-3)
+        self.slope, self.norm, self.both = SharedSlopePReLU(), norm, SlopeThenNorm(EPS)
 
     def construct(self, x):
         return self.both(x, self.slope, self.norm)
@@ -223,18 +226,18 @@ def assert_same_results(one: nn.Cell, other: nn.Cell, x: np.ndarray) -> None:
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4, 16, 8, 8), (1, 1, 1, 2), (2, 2, 40, 40)])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4, 16, 8, 8), (1, 1, 1, 2), (2, 2, 40, 40), (3, 130, 3, 5)])
 def test_slope_then_norm_is_the_two_layers(any_mode, shape):
     x = 2 * random(shape) + 0.5
     x.flat[0] = 0
-    norms = [nn.BatchNorm2d(shape[1], eps=1e-3, momentum=0.8) for _ in range(2)]
+    norms = [nn.BatchNorm2d(shape[1], eps=EPS, momentum=0.8) for _ in range(2)]
     assert_same_results(Block(norms[0]), nn.SequentialCell(SharedSlopePReLU(), norms[1]), x)
 
 
 def test_slope_then_norm_cancels_nothing(mode):
     """The mean is a thousand times the spread."""
     x = 1000 + random((4, 2, 8, 8))
-    norm = nn.BatchNorm2d(2, momentum=0.0)
+    norm = nn.BatchNorm2d(2, eps=EPS, momentum=0.0)
     Block(norm).set_train()(Tensor(x))
     np.testing.assert_allclose(norm.moving_mean.asnumpy(), x.mean((0, 2, 3), np.float64), rtol=1e-6)
     np.testing.assert_allclose(norm.moving_variance.asnumpy(), x.var((0, 2, 3), np.float64, ddof=1), rtol=1e-3)
@@ -245,17 +248,40 @@ def test_slope_then_norm_of_other_cells_and_types_calls_them(mode):
     for make in (lambda: nn.SequentialCell(nn.BatchNorm2d(3)), lambda: nn.GroupNorm(1, 3)):
         ms.set_seed(0)
         assert_same_results(Block(make()), nn.SequentialCell(SharedSlopePReLU(), make()), x)
-    half = Block(nn.BatchNorm2d(3)).to_float(ms.float16)
+    half = Block(nn.BatchNorm2d(3, eps=EPS)).to_float(ms.float16)
     assert half(Tensor(x)).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"eps": 0.1}, {"eps": EPS, "use_batch_statistics": True}, {"eps": EPS, "use_batch_statistics": False}],
+    ids=["eps", "batch statistics", "moving statistics"],
+)
+def test_slope_then_norm_heeds_the_options_of_the_norm(any_mode, options):
+    x = 2 * random((2, 3, 4, 4)) + 0.5
+    norms = [nn.BatchNorm2d(3, **options) for _ in range(2)]
+    assert_same_results(Block(norms[0]), nn.SequentialCell(SharedSlopePReLU(), norms[1]), x)
+
+
+def test_the_kernel_of_slope_then_norm_is_for_one_kind_of_norm():
+    slope, norm, both = SharedSlopePReLU(), nn.BatchNorm2d(3, eps=EPS), SlopeThenNorm(EPS)
+    x = Tensor(random((2, 3, 4, 4)))
+    assert both.fits(x, slope, norm)
+    assert not both.fits(x.astype(ms.float16), slope, norm) and not both.fits(x, nn.PReLU(), norm)
+    options = {"eps": EPS, "use_batch_statistics": True}
+    for other in (nn.GroupNorm(1, 3, eps=EPS), nn.BatchNorm2d(3), nn.BatchNorm2d(3, **options)):
+        assert not both.fits(x, slope, other)
+    norm.format = "NHWC"  # a norm of this format can only be created on GPU
+    assert not both.fits(x, slope, norm)
 
 
 def test_slope_then_norm_with_a_norm_that_is_not_trained(mode):
     """The norm's own flag decides which statistics are used, as where the norms of a network are frozen."""
-    block = Block(nn.BatchNorm2d(3)).set_train()
+    block = Block(nn.BatchNorm2d(3, eps=EPS)).set_train()
     block.norm.set_train(False)
     x = random((2, 3, 4, 4))
-    expected = np.where(x > 0, x, 0.25 * x) / np.sqrt(1 + 1e-5)
-    np.testing.assert_allclose(block(Tensor(x)).asnumpy(), expected, rtol=2e-3)
+    expected = np.where(x > 0, x, 0.25 * x) / np.sqrt(1 + EPS)
+    np.testing.assert_allclose(block(Tensor(x)).asnumpy(), expected, rtol=1e-5)
     np.testing.assert_array_equal(block.norm.moving_mean.asnumpy(), 0)
 
 
@@ -312,16 +338,33 @@ def products_and_gradients(layer, x, z, by_y) -> tuple[np.ndarray, np.ndarray, n
     return np.concatenate(y, 1), np.concatenate(by_x, 1), np.concatenate(by_z)
 
 
-@pytest.mark.parametrize("noise", [False, True], ids=["signs", "signs and noise"])
+def through_quantizer(quantizer, t: np.ndarray, by_z: np.ndarray) -> np.ndarray:
+    """The gradient of t from that of z = sign(t) + alpha e(t), in float64. That of sign is passed on as it is."""
+    if quantizer.noise is None:
+        return by_z
+    w1, w2 = (matrix.asnumpy().astype(np.float64) for matrix in quantizer.noise.adaptation.get_parameters())
+    return by_z + quantizer.noise.alpha().asnumpy() * oracles.noise_gradients(t, w1, w2, "sine", by_z)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "noise"),
+    [
+        *((kind, noise) for kind in KINDS for noise in (None, "forward")),
+        ("convolution", "backward"),
+        pytest.param("groups", "backward", marks=pytest.mark.slow),
+        pytest.param("linear", "backward", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("scale_in_gradient", [False, True])
 @pytest.mark.parametrize("quantizer", sorted(WEIGHT_QUANTIZERS))
-@pytest.mark.parametrize("kind", KINDS)
 def test_the_scale_is_applied_to_the_sums_and_to_the_gradients_by_the_rule(
     any_mode, kind, quantizer, scale_in_gradient, noise
 ):
     """x gets the scaled gradient; z the scaled one or, if the scale is not in the gradient, the incoming one as it is.
-    One filter is all zero: its scale may be 0, by which nothing may be divided."""
-    options = {"weight_quantizer": quantizer, "scale_in_gradient": scale_in_gradient, "noise_adaptation": noise}
+    One filter is all zero: its scale may be 0, by which nothing may be divided. The noise may be in forward and
+    backward (Eq. 14) or only in the backward (Algorithm 1)."""
+    options = {"weight_quantizer": quantizer, "scale_in_gradient": scale_in_gradient}
+    options |= {"noise_adaptation": noise is not None, "noise_in_forward": noise != "backward"}
     layer = KINDS[kind](Binarization("ste", **options)).set_train()
     latent = random(layer.weight.shape, 1)
     latent[ZERO_FILTER] = 0
@@ -331,7 +374,9 @@ def test_the_scale_is_applied_to_the_sums_and_to_the_gradients_by_the_rule(
     seen = layer.activation_quantizer(Tensor(x)).asnumpy().astype(np.float64)
     y, _, _ = products_and_gradients(layer, seen, z, np.zeros(layer(Tensor(x)).shape))
     by_y = random(y.shape, 2)
-    assert noise == bool((np.abs(z) != 1).any()) and (quantizer != "xnor" or scale[ZERO_FILTER] == 0)
+    for quantized in (seen, z):
+        assert (noise == "forward") == bool((np.abs(quantized) != 1).any())
+    assert quantizer != "xnor" or scale[ZERO_FILTER] == 0
 
     _, by_x, by_z = products_and_gradients(layer, seen, z, by_y * scale)
     if not scale_in_gradient:
@@ -347,14 +392,16 @@ def test_the_scale_is_applied_to_the_sums_and_to_the_gradients_by_the_rule(
     np.testing.assert_allclose(value.asnumpy(), (y * scale * by_y).sum(), rtol=1e-3, atol=1e-3)
     for gradient, expected in zip(gradients, (by_x, by_z, np.zeros(scale.shape)), strict=True):
         np.testing.assert_allclose(gradient.asnumpy(), expected, rtol=1e-4, atol=1e-4)
-    if not noise and quantizer in ("sign", "dorefa", "xnor"):  # the latent weight's gradient is that of z
+    if quantizer in ("sign", "dorefa", "xnor"):  # the others standardize the latent weight first
 
         def of_layer(t):
             return (layer(t) * incoming).sum()
 
         got = ms.grad(of_layer, 0, [layer.weight])(Tensor(x))
-        np.testing.assert_allclose(got[1][0].asnumpy(), by_z, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(got[0].asnumpy(), by_x, rtol=1e-4, atol=1e-4)
+        filters = through_quantizer(layer.weight_quantizer, *(array.reshape(len(z), -1) for array in (latent, by_z)))
+        np.testing.assert_allclose(got[1][0].asnumpy(), filters.reshape(z.shape), rtol=1e-4, atol=1e-4)
+        expected = through_quantizer(layer.activation_quantizer, x, by_x)
+        np.testing.assert_allclose(got[0].asnumpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", ["O0", "O2", "O3"])
@@ -371,3 +418,16 @@ def test_sums_of_signs_are_exact(any_mode, level):
     expected = (sums.astype(np.float32) * np.abs(w).mean()).astype(got.asnumpy().dtype)
     np.testing.assert_array_equal(got.asnumpy() == 0, sums == 0)
     np.testing.assert_allclose(got.asnumpy(), expected, rtol=1e-6 if level == "O0" else 1e-3)
+
+
+@pytest.mark.parametrize("level", ["O2", "O3"])
+def test_longer_sums_of_signs_are_rounded_to_float16_once(any_mode, level):
+    """float16 has only every second integer between 2,048 and 4,096. Sums added up in float16 would stay at 2,048."""
+    channels, negative = 4095, np.array([0, 1, 512, 1023, 1024, 2047, 4095])
+    layer = Binarization(weight_quantizer="sign", noise_adaptation=False).dense(channels, len(negative))
+    layer.weight.set_data(Tensor(np.where(np.arange(channels) < negative[:, None], -1, 1), ms.float32))
+    cell = nn.SequentialCell(layer)
+    amp.auto_mixed_precision(cell, level)
+    got = cell(Tensor(np.ones((1, channels)), ms.float16))
+    assert got.dtype == ms.float16 and np.isfinite(got.asnumpy()).all()
+    np.testing.assert_allclose(got.asnumpy()[0].astype(np.float64), channels - 2 * negative, rtol=2**-11)

@@ -1,8 +1,9 @@
 """The C++ kernels against float64 and against plain operations: values, borders, refusals, repetition."""
 
 import ctypes
-import shutil
+import shlex
 import subprocess
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -16,7 +17,7 @@ from src.models import create_model
 from src.training.step import TrainStep
 from tests.helpers import oracles, processes
 from tests.helpers.float64_resnet20 import conv2d_gradients
-from tests.helpers.kernels import require_kernels
+from tests.helpers.kernels import require_compiler, require_kernels
 from tests.helpers.networks import Weighted
 
 # Images, channels in and out, height, width, stride: of networks, and odd ones.
@@ -86,24 +87,36 @@ def call(function: str, *arrays: np.ndarray, threads: int) -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
-    x, dout, z = random((37, 16, 9, 9), 0), random((37, 16, 9, 9), 1), random((16, 16, 3, 3), 2)
-    w1, w2, one, options = (
-        random((16, 2), 3),
-        random((2, 16), 4),
-        np.ones(1, np.float32),
-        np.array([0.1, 2], np.float32),
-    )
-    results = []
-    for threads in (1, 2, 3, 5):
-        outputs = [np.empty_like(array) for array in (dout, x, z, x, w1, w2)]
-        call("conv3x3", x, z, one, outputs[0], threads=threads)
-        call("conv3x3_data_gradient", x, z, one, dout, outputs[1], threads=threads)
-        call("conv3x3_weight_gradient", x, z, one, dout, outputs[2], threads=threads)
-        call("noise_gradient", x, w1, w2, one, options, dout, *outputs[3:], threads=threads)
-        results.append(outputs)
-    for other in results[1:]:
-        for got, expected in zip(other, results[0], strict=True):
-            np.testing.assert_array_equal(got, expected)
+    whole, half, channels = (37, 16, 9, 9), (37, 16, 5, 5), (16,)
+    x, dout, by_half, z = random(whole, 0), random(whole, 1), random(half, 2), random((16, 16, 3, 3), 3)
+    signs = [oracles.sign(values).astype(np.float32) for values in (x, z)]
+    w1, w2, gamma, beta = random((16, 2), 4), random((2, 16), 5), random(channels, 6), random(channels, 7)
+    mean, variance, one = random(channels, 8), random(channels, 9) ** 2, np.ones(1, np.float32)
+    options, eps = np.array([0.1, 2], np.float32), np.array([1e-3], np.float32)
+    kernels = [  # name, inputs, shapes of the outputs
+        ("conv3x3", (x, z, one), [whole]),
+        ("conv3x3", (*signs, one), [whole]),
+        ("conv3x3_data_gradient", (x, z, one, dout), [whole]),
+        ("conv3x3_weight_gradient", (x, z, one, dout), [z.shape]),
+        ("conv3x3_stride2", (x, z, one), [half]),
+        ("conv3x3_stride2", (*signs, one), [half]),
+        ("conv3x3_data_gradient", (x, z, one, by_half), [whole]),
+        ("conv3x3_weight_gradient", (x, z, one, by_half), [z.shape]),
+        ("noise", (x, w1, w2, one, options), [whole]),
+        ("noise_gradient", (x, w1, w2, one, options, dout), [whole, w1.shape, w2.shape]),
+        ("slope_norm", (x, one / 4, gamma, beta, eps), [whole, channels, channels]),
+        ("slope_norm_gradient", (x, one / 4, gamma, mean, variance, eps, dout), [whole, (1,), channels, channels]),
+        ("slope_norm_evaluation", (x, one / 4, gamma, beta, mean, variance, eps), [whole]),
+    ]
+    for name, inputs, shapes in kernels:
+        results = []
+        for threads in (1, 2, 3, 5):
+            results.append([np.full(shape, np.nan, np.float32) for shape in shapes])
+            call(name, *inputs, *results[-1], threads=threads)
+        for other in results:
+            for got, expected in zip(other, results[0], strict=True):
+                assert np.isfinite(got).all(), name
+                np.testing.assert_array_equal(got, expected, name)
 
 
 @pytest.mark.parametrize(
@@ -138,25 +151,52 @@ def test_the_noise_of_wide_weights_is_left_to_the_framework():
     assert layer.weight_quantizer.noise.kernels is not None
 
 
+IMAGES = (2, 4, 5, 5)
+KERNELS = {  # with shapes of inputs that fit each other
+    "convolution": (lambda: native.convolution(3, 1, 1, 1), [IMAGES, (6, 4, 3, 3), (1,)]),
+    "noise": (lambda: native.noise("sine", 0.1, True, 2), [IMAGES, IMAGES, (4, 2), (2, 4), ()]),
+    "slope norm": (lambda: native.slope_norm(1e-3), [IMAGES, (1,), (4,), (4,)]),
+    "slope norm in evaluation": (lambda: native.slope_norm(1e-3).evaluate, [IMAGES, (1,), (4,), (4,), (4,), (4,)]),
+    "fourier gradient": (lambda: native.fourier_gradient(), [IMAGES, IMAGES, (), (5,)]),
+}
+
+
+def result(kernel: str, shapes: list, dtype=np.float32) -> np.ndarray:
+    """The kernel's first result for ones."""
+    found = KERNELS[kernel][0]()(*(Tensor(np.ones(shape, dtype)) for shape in shapes))
+    return (found[0] if isinstance(found, tuple) else found).asnumpy()
+
+
 @pytest.mark.parametrize(
-    "shapes",
+    ("kernel", "wrong"),
     [
-        [(2, 4, 5, 5), (6, 3, 3, 3), (1,)],
-        [(2, 4, 5, 5), (6, 4, 3, 3), (5,)],
-        [(2, 4, 5, 5), (6, 4, 5, 5), (1,)],
-        [(2, 0, 5, 5), (6, 0, 3, 3), (1,)],
+        ("convolution", {1: (6, 3, 3, 3)}),
+        ("convolution", {2: (5,)}),
+        ("convolution", {1: (6, 4, 5, 5)}),
+        ("convolution", {0: (2, 0, 5, 5), 1: (6, 0, 3, 3)}),
+        ("noise", {1: (2, 4, 5)}),
+        ("noise", {2: (5, 2)}),
+        ("noise", {3: (3, 4)}),
+        ("noise", {4: (2,)}),
+        ("slope norm", {0: (2, 4, 5)}),
+        ("slope norm", {1: (2,)}),
+        ("slope norm", {3: (5,)}),
+        ("slope norm in evaluation", {5: (3,)}),
+        ("fourier gradient", {1: (2, 4, 5, 6)}),
+        ("fourier gradient", {3: (4,)}),
     ],
-    ids=["channels", "scales", "filter", "nothing"],
 )
-def test_wrong_shapes_are_an_error(shapes):
+def test_wrong_shapes_are_an_error(kernel, wrong):
+    shapes = KERNELS[kernel][1]
+    assert np.isfinite(result(kernel, shapes)).all()
     with pytest.raises((RuntimeError, ValueError)):
-        native.convolution(3, 1, 1, 1)(*(Tensor(np.ones(shape, np.float32)) for shape in shapes)).asnumpy()
+        result(kernel, [wrong.get(number, shape) for number, shape in enumerate(shapes)])
 
 
-def test_wrong_types_are_an_error():
-    half = [Tensor(np.ones(shape, np.float16)) for shape in ((2, 4, 5, 5), (6, 4, 3, 3), (1,))]
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_wrong_types_are_an_error(kernel):
     with pytest.raises((RuntimeError, TypeError)):
-        native.convolution(3, 1, 1, 1)(*half).asnumpy()
+        result(kernel, KERNELS[kernel][1], np.float16)
 
 
 def test_sign(any_mode):
@@ -191,6 +231,7 @@ def test_fourier_gradient(any_mode, n, clip):
 def test_noise_and_its_gradients(any_mode, shape, hidden, eta):
     channels, alpha, amplitude = shape[1], 0.3, 0.1
     t, factor = 3 * random(shape, 0), random(shape, 1)
+    t.flat[3::7] = 0
     w1, w2 = random((channels, hidden), 2) / np.sqrt(channels).astype(np.float32), random((hidden, channels), 3)
     binary = oracles.sign(t).astype(np.float32)
     cell = WeightedNoise(native.noise(eta, amplitude, True, hidden))
@@ -221,6 +262,33 @@ class WeightedNoise(nn.Cell):
 
     def construct(self, binary, t, w1, w2, alpha, factor):
         return self.noise(binary, t, w1, w2, alpha) * factor
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["signs", "signs and noise"])
+@pytest.mark.parametrize(
+    ("images", "channels", "outputs", "height", "width", "stride"),
+    [(2, 5, 130, 9, 7, 1), (3, 5, 1, 6, 9, 2), (2, 1, 5, 3, 17, 1), (2, 130, 5, 7, 3, 2)],
+)
+def test_a_layer_gives_on_both_paths_the_same(monkeypatch, images, channels, outputs, height, width, stride, noise):
+    """The output, and the gradients of x and all parameters, for inputs with exact zeros."""
+    x = random((images, channels, height, width), 0)
+    x.flat[::5] = 0
+    found = []
+    for path in ("0", "1"):
+        monkeypatch.setenv("BNN_NATIVE", path)
+        layer = Binarization(noise_adaptation=noise).conv(channels, outputs, 3, stride, 1).set_train()
+        assert (layer.product.kernels is not None) == (path == "1")
+        for number, parameter in enumerate(layer.trainable_params()):
+            value = random(parameter.shape, number + 1)
+            value.flat[3::11] = 0
+            parameter.set_data(Tensor(value))
+        y = layer(Tensor(x))
+        gradient = ms.grad(Weighted(layer), 0, layer.trainable_params())
+        by_x, by_parameters = gradient(Tensor(x), Tensor(random(y.shape, 10)))
+        found.append([y, by_x, *by_parameters])
+    assert len(found[0]) == (7 if noise else 3)
+    for plain, kernels in zip(*found, strict=True):
+        assert_close(kernels, plain.asnumpy())
 
 
 class Training:
@@ -280,15 +348,27 @@ def test_the_path_is_said(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     assert chosen_path().startswith("plain operations (") and "compiler" in chosen_path()
+    monkeypatch.setattr(native, "ms", SimpleNamespace(get_context=lambda name: "Ascend"))
+    assert chosen_path() == "plain operations (kernels are for CPU, and the device is Ascend)"
+
+
+def test_a_compiler_that_only_cxx_names_is_enough(monkeypatch):
+    """To the kernels and to the tests of them."""
+    (compiler, *options) = require_compiler()
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CXX", shlex.join([compiler, *options]))
+    require_kernels()
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with pytest.raises(pytest.skip.Exception, match="there is no program '/nowhere/c\\+\\+'"):
+        require_kernels()
 
 
 @pytest.mark.slow
 def test_the_kernels_under_sanitizers(tmp_path):
     """A driver calls every kernel at odd sizes. Reads or writes beyond an array, leaks, undefined behaviour end it."""
     sources = sorted((processes.ROOT / "src/binary/native").glob("*.cpp"))
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     flags = ["-std=c++17", "-O1", "-g", "-march=native", "-fopenmp", "-fno-omit-frame-pointer"]
-    command = [compiler, *flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [*require_compiler(), *flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command += [
         *map(str, sources),
         str(processes.ROOT / "tests/helpers/kernels_driver.cpp"),

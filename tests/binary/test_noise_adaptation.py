@@ -11,14 +11,9 @@ from tests.helpers import oracles
 
 pytestmark = pytest.mark.usefixtures("backend")
 
-ETA = {
-    "sine": (lambda t: 0.1 * np.sin(t), lambda t: 0.1 * np.cos(t)),
-    "linear": (lambda t: 0.1 * t, lambda t: np.full_like(t, 0.1)),
-    "none": (np.zeros_like, np.zeros_like),
-}
 SHAPES = {"weights": (5, 130), "activations": (2, 130, 3, 4)}
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-every_eta = pytest.mark.parametrize("eta", sorted(ETA))
+every_eta = pytest.mark.parametrize("eta", sorted(oracles.ETAS))
 
 
 class WithNoise(nn.Cell):
@@ -54,38 +49,11 @@ def adaptation(dimension: int, eta: str = "sine") -> NoiseAdaptation:
     return made
 
 
-def rows(t: np.ndarray) -> np.ndarray:
-    """The channel vectors of an activation's positions; a weight's rows as they are."""
-    t = t.astype(np.float64)
-    return t if t.ndim == 2 else t.transpose(0, 2, 3, 1).reshape(-1, t.shape[1])
-
-
-def like(t_rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `rows`."""
-    if len(shape) == 2:
-        return t_rows
-    return t_rows.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
-
-
-def noise(t: np.ndarray, w1: np.ndarray, w2: np.ndarray, eta: str) -> np.ndarray:
-    """Eq. 13."""
-    return like(np.maximum(rows(t) @ w1, 0) @ w2 + ETA[eta][0](rows(t)), t.shape)
-
-
-def noise_gradients(t, w1, w2, eta, incoming):
-    """Gradients of sum(incoming * e(t)) by t, W1 and W2."""
-    t_rows, incoming_rows = rows(t), rows(incoming)
-    before = t_rows @ w1
-    to_hidden = (incoming_rows @ w2.T) * (before > 0)
-    by_t = to_hidden @ w1.T + incoming_rows * ETA[eta][1](t_rows)
-    return like(by_t, t.shape), t_rows.T @ to_hidden, np.maximum(before, 0).T @ incoming_rows
-
-
 @every_eta
 @every_shape
 def test_forward_against_numpy(any_mode, shape, eta):
     module, t = adaptation(130, eta), random(shape)
-    expected = noise(t, module.w1.asnumpy(), module.w2.asnumpy(), eta)
+    expected = oracles.noise(t, module.w1.asnumpy(), module.w2.asnumpy(), eta)
     np.testing.assert_allclose(module(Tensor(t)).asnumpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -115,9 +83,9 @@ def test_gradient_of_eq_14(mode, shape, in_forward):
     w1, w2 = module.w1.asnumpy().astype(np.float64), module.w2.asnumpy().astype(np.float64)
     z, (by_t, (by_w1, by_w2)) = ms.value_and_grad(cell, 0, [module.w1, module.w2])(Tensor(t), Tensor(factor))
 
-    expected = oracles.sign(t) + alpha * noise(t, w1, w2, "sine") if in_forward else oracles.sign(t)
+    expected = oracles.sign(t) + alpha * oracles.noise(t, w1, w2, "sine") if in_forward else oracles.sign(t)
     np.testing.assert_allclose(z.asnumpy(), expected * factor, rtol=1e-4, atol=1e-4)
-    own_t, own_w1, own_w2 = noise_gradients(t, w1, w2, "sine", factor)
+    own_t, own_w1, own_w2 = oracles.noise_gradients(t, w1, w2, "sine", factor)
     np.testing.assert_allclose(by_t.asnumpy(), oracles.fourier(t, 9) * factor + alpha * own_t, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(by_w1.asnumpy(), alpha * own_w1, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(by_w2.asnumpy(), alpha * own_w2, rtol=1e-4, atol=1e-3)

@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, nn
 from src.binary import Binarization, create_estimator, schedules
 from src.training.step import TrainStep
 from tests.helpers import oracles
+from tests.helpers.kernels import modes_and_backends
 
 INCOMING = np.array([1.0, -2.0, 0.5], np.float32)  # the gradient that each output channel receives
 
@@ -111,7 +112,8 @@ def test_attached_schedules_add_no_parameters():
     assert [parameter.name for parameter in network.get_parameters()] == names
 
 
-def test_the_gradient_of_a_training_step_follows_n(mode):
+@modes_and_backends
+def test_the_gradient_of_a_training_step_follows_n(mode, backend):
     """Through the optimizer's own counter; beyond the table its last row holds; all steps share one compilation."""
     network = OneProduct(noise_adaptation=False, estimator_options={"omega": 0.3})
     optimizer = nn.Momentum(network.trainable_params(), 0.05, 0.0)
@@ -143,7 +145,8 @@ def test_the_gradient_of_a_training_step_follows_n(mode):
         ("reste", "o", lambda progress: 3 - 2 * np.cos(np.pi / 2 * progress)),
     ],
 )
-def test_the_gradient_of_a_training_step_follows_the_estimators_own_schedule(mode, estimator, name, value):
+@modes_and_backends
+def test_the_gradient_of_a_training_step_follows_the_estimators_own_schedule(mode, backend, estimator, name, value):
     gc.collect()  # a network of an earlier test that is collected meanwhile makes MindSpore compile once more
     network = OneProduct(noise_adaptation=False, estimator=estimator)
     optimizer = nn.Momentum(network.trainable_params(), 0.05, 0.0)
@@ -189,7 +192,8 @@ def test_layers_share_one_table():
     assert len(tables) == 1
 
 
-def test_the_noise_of_a_training_step_follows_alpha(mode):
+@modes_and_backends
+def test_the_noise_of_a_training_step_follows_alpha(mode, backend):
     """The gradient of W2 is alpha relu(t W1)^T incoming: proportional to alpha, and exactly 0 in the last step."""
     network = OneProduct(estimator="ste", noise_in_forward=False)
     optimizer = nn.Momentum(network.trainable_params(), 0.0, 0.0)

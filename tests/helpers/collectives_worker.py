@@ -19,8 +19,7 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import nn  # noqa: E402
 
-from src.binary import Binarization  # noqa: E402
-from src.binary.layers import SharedSlopePReLU  # noqa: E402
+from src.binary import Binarization, SharedSlopePReLU, SlopeThenNorm  # noqa: E402
 from src.data import Dataset  # noqa: E402
 from src.models import create_model  # noqa: E402
 from src.preprocessing import PREPROCESSING  # noqa: E402
@@ -45,11 +44,12 @@ class SmallNetwork(nn.Cell):
         self.conv2 = Binarization("fda" if binary else None, noise_adaptation=False).conv(8, 8, 3, stride=2, padding=1)
         self.slope = SharedSlopePReLU()
         self.bn2 = nn.BatchNorm2d(8)
+        self.slope_then_norm = SlopeThenNorm(self.bn2.eps)
         self.linear = nn.Dense(8 * 4 * 4, 10)
 
     def construct(self, x):
         x = self.bn1(self.conv1(x))
-        x = self.bn2(self.slope(self.conv2(x)))
+        x = self.slope_then_norm(self.conv2(x), self.slope, self.bn2)
         return self.linear(x.reshape((x.shape[0], -1)))
 
 

@@ -75,3 +75,39 @@ def conv2d(x: np.ndarray, weight: np.ndarray, stride: int = 1, padding: int = 0)
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     patches = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
     return np.einsum("nchwij,ocij->nohw", patches, weight, optimize=True)
+
+
+ETAS = {  # of Eq. 13, and their derivatives
+    "sine": (lambda t: 0.1 * np.sin(t), lambda t: 0.1 * np.cos(t)),
+    "linear": (lambda t: 0.1 * t, lambda t: np.full_like(t, 0.1)),
+    "none": (np.zeros_like, np.zeros_like),
+}
+
+
+def rows(t: np.ndarray) -> np.ndarray:
+    """The channel vectors of an activation's positions; a weight's rows as they are."""
+    t = t.astype(np.float64)
+    return t if t.ndim == 2 else t.transpose(0, 2, 3, 1).reshape(-1, t.shape[1])
+
+
+def like(t_rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `rows`."""
+    if len(shape) == 2:
+        return t_rows
+    return t_rows.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
+
+
+def noise(t: np.ndarray, w1: np.ndarray, w2: np.ndarray, eta: str) -> np.ndarray:
+    """Eq. 13."""
+    return like(np.maximum(rows(t) @ w1, 0) @ w2 + ETAS[eta][0](rows(t)), t.shape)
+
+
+def noise_gradients(
+    t: np.ndarray, w1: np.ndarray, w2: np.ndarray, eta: str, incoming: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of sum(incoming * e(t)) by t, W1 and W2."""
+    t_rows, incoming_rows = rows(t), rows(incoming)
+    before = t_rows @ w1
+    to_hidden = (incoming_rows @ w2.T) * (before > 0)
+    by_t = to_hidden @ w1.T + incoming_rows * ETAS[eta][1](t_rows)
+    return like(by_t, t.shape), t_rows.T @ to_hidden, np.maximum(before, 0).T @ incoming_rows

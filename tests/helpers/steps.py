@@ -3,7 +3,7 @@
 import numpy as np
 from mindspore import Tensor, amp, nn
 
-from src.binary import Binarization, SharedSlopePReLU, schedules
+from src.binary import Binarization, SharedSlopePReLU, SlopeThenNorm, schedules
 from src.training.step import TrainStep
 
 LABELS = np.array([0, 2, 1, 0], np.int32)
@@ -19,11 +19,12 @@ class Small(nn.Cell):
         self.conv2 = Binarization(noise_adaptation=noise).conv(4, 4, 3, padding=1)
         self.relu2 = SharedSlopePReLU()
         self.bn2 = nn.BatchNorm2d(4)
+        self.slope_then_norm = SlopeThenNorm(self.bn2.eps)
         self.linear = nn.Dense(4, 3)
 
     def construct(self, x):
         x = self.bn1(self.conv1(x))
-        x = x + self.bn2(self.relu2(self.conv2(x)))
+        x = x + self.slope_then_norm(self.conv2(x), self.relu2, self.bn2)
         return self.linear(x.mean((2, 3)))
 
 

@@ -1,5 +1,7 @@
 """The binary ResNet-20 against the released network's layout, names and arithmetic, written again in numpy."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -46,11 +48,23 @@ def random_weights(generator: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 class Oracle:
-    """The released network in float64. `margin` (N,): the smallest magnitude before a sign, for each image."""
+    """The released network in float64.
 
-    def __init__(self, weights: dict[str, np.ndarray], binary: bool):
+    Args:
+        weights: by the network's names.
+        binary: False: the full-precision baseline.
+        signs: of the inputs of the binary convolutions, in order: used in place of its own. None: its own.
+
+    Attributes:
+        margin (N,): the smallest magnitude before a sign, for each image.
+        flipped: the largest magnitude before a sign that is not the given one.
+    """
+
+    def __init__(self, weights: dict[str, np.ndarray], binary: bool, signs: Sequence[np.ndarray] | None = None):
         self.weights = {name: values.astype(np.float64) for name, values in weights.items()}
         self.binary = binary
+        self.replayed = None if signs is None else iter(signs)
+        self.flipped = 0.0
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         self.margin = np.full(len(x), np.inf)
@@ -75,7 +89,9 @@ class Oracle:
         weight = self.weights[name]
         if self.binary:
             self.margin = np.minimum(self.margin, np.abs(x).min((1, 2, 3)))
-            x, weight = oracles.sign(x), oracles.sign(weight) * np.abs(weight).mean()
+            signs = oracles.sign(x) if self.replayed is None else next(self.replayed).astype(np.float64)
+            self.flipped = max(self.flipped, np.abs(x[signs != oracles.sign(x)]).max(initial=0))
+            x, weight = signs, oracles.sign(weight) * np.abs(weight).mean()
         return oracles.conv2d(x, weight, stride, 1)
 
     def batch_norm(self, prefix: str, x: np.ndarray) -> np.ndarray:
@@ -88,26 +104,58 @@ def put(network: nn.Cell, weights: dict[str, np.ndarray]) -> None:
         parameter.set_data(Tensor(weights[parameter.name]))
 
 
+class Recorder(nn.Cell):
+    """Keeps what a cell gives."""
+
+    def __init__(self, cell: nn.Cell, seen: list[np.ndarray]):
+        super().__init__()
+        self.cell = cell
+        self.seen = seen
+
+    def construct(self, x):
+        y = self.cell(x)
+        self.seen.append(y.asnumpy())
+        return y
+
+
+def record_signs(network: nn.Cell) -> list[np.ndarray]:
+    """The list to which the network will add the signs of its binary layers' inputs, in PyNative mode."""
+    seen: list[np.ndarray] = []
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, BinaryLayer):
+            cell._cells["activation_quantizer"] = Recorder(cell.activation_quantizer, seen)
+    return seen
+
+
 @pytest.mark.parametrize(
-    ("binary", "execution"),
-    [(True, ms.GRAPH_MODE), (True, ms.PYNATIVE_MODE), (False, ms.PYNATIVE_MODE)],
-    ids=["binary-graph", "binary-pynative", "full precision"],
+    ("mode", "backend", "binary"),
+    [
+        ("graph", "native", True),
+        pytest.param("graph", "plain", True, marks=pytest.mark.slow),
+        ("pynative", "native", True),
+        ("pynative", "plain", True),
+        ("pynative", "native", False),
+        ("pynative", "plain", False),
+    ],
+    indirect=["mode", "backend"],
 )
-def test_logits_against_numpy(binary, execution):
+def test_logits_against_numpy(mode, backend, binary):
+    """Within 1e-5 of their scale; found were 2e-7. A float32 rounding may decide the sign of a value within 1e-5 of 0.
+    So the oracle replays the network's signs. A graph does not give them: there images with values nearest 0 are left
+    out."""
     generator = np.random.default_rng(1)
     weights, x = random_weights(generator), generator.normal(size=(6, 3, 32, 32)).astype(np.float32)
-    oracle = Oracle(weights, binary)
-    expected = oracle(x)
     network = create_model(
         "resnet20", binarization=Binarization(noise_adaptation=False) if binary else Binarization.full_precision()
     )
     put(network, weights)
-    ms.set_context(mode=execution)
+    seen = record_signs(network) if binary and mode == "pynative" else None
     got = network(Tensor(x)).asnumpy()
-    clear = oracle.margin > 3e-6  # in the others a float32 rounding may decide a sign
-    assert clear.sum() >= 2
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(got[clear], expected[clear], atol=1e-4 * scale)
+    oracle = Oracle(weights, binary, seen)
+    expected = oracle(x)
+    compared = oracle.margin > (3e-6 if mode == "graph" else 0)
+    assert oracle.flipped < 1e-5 and compared.sum() >= 2
+    assert np.abs(got - expected)[compared].max() < 1e-5 * np.abs(expected).max()
 
 
 def test_names_and_shapes_are_those_of_the_release():
@@ -154,28 +202,11 @@ def test_initial_values(weight_init, variance):
         np.testing.assert_allclose(values[name].std(), np.sqrt(variance / fan_in), rtol=0.1)
 
 
-class Recorder(nn.Cell):
-    """Keeps what a cell gives."""
-
-    def __init__(self, cell: nn.Cell, seen: list[np.ndarray]):
-        super().__init__()
-        self.cell = cell
-        self.seen = seen
-
-    def construct(self, x):
-        y = self.cell(x)
-        self.seen.append(y.asnumpy())
-        return y
-
-
 def test_the_gradients_of_a_training_step_are_those_in_float64(backend):
     """Sums of +-1 are exact, so only rounding is left. With the scale in the weights, 5 % of the sums were 0 up to
     rounding, the slope after them was 1 or a by chance, and the gradients differed by 36 %."""
     network = create_model("resnet20", binarization=Binarization(noise_adaptation=False)).set_train()
-    seen: list[np.ndarray] = []
-    for _, cell in network.cells_and_names():
-        if isinstance(cell, BinaryLayer):
-            cell._cells["activation_quantizer"] = Recorder(cell.activation_quantizer, seen)
+    seen = record_signs(network)
     generator = np.random.default_rng(0)
     images = generator.normal(size=(16, 3, 32, 32)).astype(np.float32)
     labels = generator.integers(0, 10, 16).astype(np.int32)

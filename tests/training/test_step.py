@@ -1,5 +1,7 @@
 """One training step: what it reports, what it changes, loss scaling and mixed precision."""
 
+import itertools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -8,6 +10,20 @@ from mindspore import Tensor, amp, nn
 from src.binary import Binarization
 from src.models import create_model
 from tests.helpers.steps import LABELS, Small, images, make, weights, with_infinity
+
+plain_is_slow = pytest.mark.parametrize(
+    "backend", ["native", pytest.param("plain", marks=pytest.mark.slow)], indirect=True
+)
+
+
+def levels(names: tuple[str, ...], quick: list[tuple[str, str, str]]):
+    """The test runs in both modes, with both backends and at these levels; all but the `quick` ones are slow."""
+    cases = itertools.product(("graph", "pynative"), ("native", "plain"), names)
+    return pytest.mark.parametrize(
+        ("mode", "backend", "level"),
+        [case if case in quick else pytest.param(*case, marks=pytest.mark.slow) for case in cases],
+        indirect=["mode", "backend"],
+    )
 
 
 class Affine(nn.Cell):
@@ -39,7 +55,8 @@ def test_loss_norm_and_update_against_numpy(mode):
     np.testing.assert_allclose(after["dense.bias"], -0.1 * by_bias, rtol=1e-5)
 
 
-def test_one_compilation_for_all_steps(graph_mode):
+@plain_is_slow
+def test_one_compilation_for_all_steps(graph_mode, backend):
     """`compile_cache` of a Cell holds the phases for which it was compiled; a batch of another size adds one."""
     step = make(Small(noise=False))
     for seed in range(4):
@@ -49,14 +66,15 @@ def test_one_compilation_for_all_steps(graph_mode):
     assert len(step.compile_cache) == 2
 
 
-def test_a_gradient_that_is_not_finite_is_reported(any_mode):
+def test_a_gradient_that_is_not_finite_is_reported(backend, any_mode):
     step = make(Small(noise=False))
     loss, _, finite = step(with_infinity(), Tensor(LABELS))
     assert not finite.asnumpy()
     assert not np.isfinite(loss.asnumpy())
 
 
-def test_scaled_steps_update_as_unscaled_ones(any_mode):
+@plain_is_slow
+def test_scaled_steps_update_as_unscaled_ones(backend, any_mode):
     steps = []
     for scaler in (None, amp.StaticLossScaler(1024), amp.DynamicLossScaler(1024, 2, 1000)):
         ms.set_seed(1)
@@ -72,9 +90,18 @@ def test_scaled_steps_update_as_unscaled_ones(any_mode):
             np.testing.assert_allclose(weights(step)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_an_overflow_is_a_skipped_step(mode):
+@levels(
+    ("O0", "O2", "O3"),
+    quick=[
+        ("graph", "native", "O0"),
+        ("pynative", "plain", "O0"),
+        ("pynative", "native", "O2"),
+        ("pynative", "plain", "O3"),
+    ],
+)
+def test_an_overflow_is_a_skipped_step(mode, backend, level):
     """Neither weights nor momentum nor the step counter, which the schedules follow, change; the scale is halved."""
-    step = make(Small(noise=False), amp.DynamicLossScaler(1024, 2, 1000))
+    step = make(Small(noise=False), amp.DynamicLossScaler(1024, 2, 1000), level)
     step(images(), Tensor(LABELS))
     before, moments = weights(step), [moment.asnumpy().copy() for moment in step.optimizer.moments]
     _, _, finite = step(with_infinity(), Tensor(LABELS))
@@ -87,7 +114,7 @@ def test_an_overflow_is_a_skipped_step(mode):
         np.testing.assert_array_equal(moment.asnumpy(), value)
 
 
-def test_a_fixed_scale_skips_an_overflow_and_stays(any_mode):
+def test_a_fixed_scale_skips_an_overflow_and_stays(backend, any_mode):
     step = make(Small(noise=False), amp.StaticLossScaler(64))
     before = weights(step)
     _, _, finite = step(with_infinity(), Tensor(LABELS))
@@ -97,7 +124,8 @@ def test_a_fixed_scale_skips_an_overflow_and_stays(any_mode):
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-def test_the_scale_doubles_after_its_window_of_good_steps(any_mode):
+@plain_is_slow
+def test_the_scale_doubles_after_its_window_of_good_steps(backend, any_mode):
     step = make(Small(noise=False), amp.DynamicLossScaler(8, 2, 3))
     scales = []
     for seed in range(3):
@@ -106,17 +134,8 @@ def test_the_scale_doubles_after_its_window_of_good_steps(any_mode):
     assert scales == [8, 8, 16]
 
 
-@pytest.mark.parametrize(
-    ("mode", "level"),
-    [
-        pytest.param("graph", "O2", marks=pytest.mark.slow),
-        pytest.param("graph", "O3", marks=pytest.mark.slow),
-        ("pynative", "O2"),
-        ("pynative", "O3"),
-    ],
-    indirect=["mode"],
-)
-def test_mixed_precision_takes_nearly_the_same_step(mode, level):
+@levels(("O2", "O3"), quick=[("pynative", "native", "O2"), ("pynative", "plain", "O3")])
+def test_mixed_precision_takes_nearly_the_same_step(mode, backend, level):
     ms.set_seed(1)
     full = make(Small())
     ms.set_seed(1)
@@ -141,7 +160,7 @@ def test_mixed_precision_leaves_names_and_float32_parameters():
 
 
 @pytest.mark.parametrize("level", ["O2", "O3"])
-def test_the_fourier_gradient_stays_float32_under_mixed_precision(any_mode, level):
+def test_the_fourier_gradient_stays_float32_under_mixed_precision(backend, any_mode, level):
     """In float16 its closed form would have poles at 0 and at every multiple of half the period."""
     network = Binarization(noise_adaptation=False).conv(1, 1, 1)
     network.weight.set_data(Tensor([[[[0.0]]]], ms.float32))
