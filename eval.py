@@ -56,7 +56,10 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="eval.py", description=__doc__)
     parser.add_argument("--checkpoint", "--ckpt", metavar="FILE", type=cli.path, help=cli.A_CHECKPOINT)
     parser.add_argument(
-        "--model", metavar="FILE", type=cli.path, help="what --checkpoint takes, or an exported file: .mindir, .onnx, .xml, .ms"
+        "--model",
+        metavar="FILE",
+        type=cli.path,
+        help="what --checkpoint takes, or an exported file: .mindir, .onnx, .xml, .ms",
     )
     parser.add_argument(
         "--num_classes",

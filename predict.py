@@ -5,9 +5,9 @@
     find . -name '*.png' | python predict.py --model FILE - --json       paths from standard input, one a line
 
 FILE is a checkpoint (.ckpt, .safetensors), or a file that export.py wrote: MINDIR (.mindir), ONNX (.onnx) or OpenVINO
-(.xml), or one of scripts/run_convert_lite.sh (.mindir, .ms), with its JSON next to it; pretrained:NAME is one that comes
-with the project. MindSpore is needed only for checkpoints and its own MINDIR. An image of another size is scaled until its shorter
-side fits, and its centre is taken. EXIF orientation is ignored, as in training.
+(.xml), or one of scripts/run_convert_lite.sh (.mindir, .ms), with its JSON next to it; pretrained:NAME is one that
+comes with the project. MindSpore is needed only for checkpoints and its own MINDIR. An image of another size is scaled
+until its shorter side fits, and its centre is taken. EXIF orientation is ignored, as in training.
 
 An image that cannot be read is named, and the others are predicted. Exit code: 0 if all images were predicted, 1 if
 some were, 2 if none or for a wrong argument.

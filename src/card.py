@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 # What the data are, and what weights of a data set must not be used for.
 DATA = {
-    "digits": "scikit-learn's copy of handwritten digits from UCI (CC BY 4.0): scans of 8x8 pixels, each pixel repeated to "
-    "32x32. There is no augmentation.",
-    "cifar10": "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009), 32x32. Training images "
-    "are shifted by up to 4 pixels and mirrored, each time anew.",
+    "digits": "scikit-learn's copy of handwritten digits from UCI (CC BY 4.0): scans of 8x8 pixels, each pixel repeated "
+    "to 32x32. There is no augmentation.",
+    "cifar10": "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009), 32x32. Training "
+    "images are shifted by up to 4 pixels and mirrored, each time anew.",
 }
 LIMITS = {
     "digits": "They know 8x8 scans of single handwritten digits, and call every image one of them. They are here for "
@@ -93,9 +93,7 @@ def main(argv: Sequence[str]) -> int:
     if config.data.holdout:
         images += f"; {data.validation_images():,} training images are held out, to choose recipe and epoch"
     versions = (run / VERSIONS).read_text(encoding="utf-8")
-    write_text(
-        output / f"{name}.md", text(name, trained, counts, model.classes, images, arguments.command, versions)
-    )
+    write_text(output / f"{name}.md", text(name, trained, counts, model.classes, images, arguments.command, versions))
     print(f"{output / name}.md: top-1 {counts.trace() / counts.sum():.2%} of {counts.sum()} test images")
     return 0
 

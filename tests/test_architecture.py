@@ -7,6 +7,7 @@ All of it is read from the source, late imports inside functions included:
 
 import ast
 import runpy
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
