@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What the data are, and what weights of a data set must not be used for.
 DATA = {
-    "digits": "scikit-learn's copy of handwritten digits from UCI (CC BY 4.0): scans of 8x8 pixels, each pixel repeated "
+    "digits": "scikit-learn's copy of handwritten digits from UCI (CC BY 4.0): scans of 8x8 pixels, each repeated "
     "to 32x32. There is no augmentation.",
     "cifar10": "CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009), 32x32. Training "
     "images are shifted by up to 4 pixels and mirrored, each time anew.",
