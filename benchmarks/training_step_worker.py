@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 from mindcv.loss import create_loss  # noqa: E402
 from mindspore import nn, ops  # noqa: E402
 
-from src.binary import Binarization, schedules  # noqa: E402
+from src.binary import Binarization, fourier, schedules  # noqa: E402
 from src.models import NETWORKS, create_model  # noqa: E402
 from src.optimizers import parameter_groups  # noqa: E402
 from src.training.step import TrainStep  # noqa: E402
@@ -142,8 +142,11 @@ class LayerGradients(nn.Cell):
 def compiled_layer(options: dict) -> str:
     """The graph of a 3x3 binary convolution and its gradients, as MindSpore prints it before it maps it to the device.
 
+    It is that of other devices than CPUs.
+
     MindSpore must have been started with MS_DEV_SAVE_GRAPHS=1 and a folder in MS_DEV_SAVE_GRAPHS_PATH.
     """
+    fourier.sine_of_half_turns = fourier.sine_by_operator  # those devices take the sine operator
     layer = Binarization(**options).conv(16, 16, 3, padding=1).set_train()
     schedules.attach(layer, {"n": N, "alpha": ALPHA}, ms.Parameter(ms.Tensor([0], ms.int32)))
     x = ms.Tensor(np.ones((2, 16, 8, 8), np.float32))

@@ -112,11 +112,13 @@ class FourierApproximation(Surrogate):
         self.initial = float(n)
         self.clip = clip
         self.constants = fourier.closed_form_constants(omega)
+        on_cpu = ms.get_context("device_target") == "CPU"
+        self.sine = fourier.sine_of_half_turns if on_cpu else fourier.sine_by_operator
         self.kernel = native and native.fourier_gradient()
         self.kernel_constants = ms.Tensor([*self.constants, math.inf if clip is None else clip], ms.float32)
 
     def derivative(self, t, state):
-        gradient = fourier.derivative(t, state, self.constants)
+        gradient = fourier.derivative(t, state, self.constants, self.sine)
         if self.clip is None:
             return gradient
         return ops.select(ops.abs(t) > self.clip, 0.0, gradient)  # unlike a product: 0 at infinity, and NaN stays NaN

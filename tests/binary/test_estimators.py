@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.binary import create_estimator
+from src.binary import create_estimator, fourier
 from src.binary.estimators import ESTIMATORS
 from tests.helpers import oracles
 from tests.helpers.kernels import modes_and_backends
@@ -233,6 +233,17 @@ def test_nan_gives_a_nan_gradient(backend, mode, clip):
 
 def test_infinity_gives_no_finite_gradient_without_clip(backend, mode):
     assert not np.isfinite(gradient(create_estimator("fda"), np.array([np.inf, -np.inf], np.float32))).any()
+
+
+def test_fda_on_other_devices_takes_the_sine_operator(mode, monkeypatch):
+    monkeypatch.setenv("BNN_NATIVE", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(ms, "get_context", lambda name: "Ascend")
+        estimator = create_estimator("fda", n=18)
+    assert estimator.surrogate.sine is fourier.sine_by_operator
+    assert create_estimator("fda").surrogate.sine is fourier.sine_of_half_turns
+    t = np.linspace(-100, 100, 4001).astype(np.float32)
+    np.testing.assert_allclose(gradient(estimator, t), oracles.fourier(t, 18), atol=1e-6 * oracles.peak(18))
 
 
 def test_an_estimator_or_none_goes_through():

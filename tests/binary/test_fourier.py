@@ -10,12 +10,16 @@ from tests.helpers import oracles
 
 
 class Derivative(nn.Cell):
-    def __init__(self, omega: float):
+    def __init__(self, omega: float, sine=fourier.sine_of_half_turns):
         super().__init__()
         self.constants = fourier.closed_form_constants(omega)
+        self.sine = sine
 
     def construct(self, t, n):
-        return fourier.derivative(t, n, self.constants)
+        return fourier.derivative(t, n, self.constants, self.sine)
+
+
+sines = pytest.mark.parametrize("sine", [fourier.sine_of_half_turns, fourier.sine_by_operator])
 
 
 def number(n: int) -> Tensor:
@@ -41,8 +45,9 @@ def hard_points(omega: float) -> np.ndarray:
 
 @pytest.mark.parametrize("every_n", [(0, 1, 9, 18, 64), pytest.param(range(65), marks=pytest.mark.slow)], ids=len)
 @pytest.mark.parametrize("omega", [0.1, 0.5])
-def test_closed_form_is_the_sum_of_cosines(mode, omega, every_n):
-    cell, t = Derivative(omega), hard_points(omega)
+@sines
+def test_closed_form_is_the_sum_of_cosines(mode, omega, every_n, sine):
+    cell, t = Derivative(omega, sine), hard_points(omega)
     for n in every_n:
         error = np.abs(cell(Tensor(t), number(n)).asnumpy() - oracles.fourier(t, n, omega)).max()
         assert error <= 1e-6 * oracles.peak(n, omega), n
@@ -57,22 +62,25 @@ def test_one_graph_serves_every_n(graph_mode):
     assert len(cell.compile_cache) == 1
 
 
-def test_limits_at_multiples_of_half_the_period(mode):
+@sines
+def test_limits_at_multiples_of_half_the_period(mode, sine):
     """(n + 1) (-1)^k cosines' worth at t = k pi/omega."""
     k = np.arange(-3, 4)
     t = (k * np.pi / 0.1).astype(np.float32)
-    got = Derivative(0.1)(Tensor(t), number(9)).asnumpy()
+    got = Derivative(0.1, sine)(Tensor(t), number(9)).asnumpy()
     np.testing.assert_allclose(got, oracles.peak(9) * (-1.0) ** k, rtol=1e-5)
 
 
-def test_infinity_and_nan_give_no_finite_value(mode):
+@sines
+def test_infinity_and_nan_give_no_finite_value(mode, sine):
     t = np.array([np.inf, -np.inf, np.nan], np.float32)
-    assert not np.isfinite(Derivative(0.1)(Tensor(t), number(9)).asnumpy()).any()
+    assert not np.isfinite(Derivative(0.1, sine)(Tensor(t), number(9)).asnumpy()).any()
 
 
-def test_far_out_stays_within_the_peak(mode):
+@sines
+def test_far_out_stays_within_the_peak(mode, sine):
     t = np.array([1e6, -3.3e9, 1e20, 3e38], np.float32)
-    got = Derivative(0.1)(Tensor(t), number(9)).asnumpy()
+    got = Derivative(0.1, sine)(Tensor(t), number(9)).asnumpy()
     assert (np.abs(got) <= oracles.peak(9) * (1 + 1e-5)).all()
 
 
