@@ -73,7 +73,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def free_memory():
-    """Give the memory of a file's networks and compiled graphs back to the system, which neither comes about by itself."""
+    """Give the memory of a file's networks and compiled graphs back to the system, as neither does by itself."""
     yield
     if "mindspore" in sys.modules:
         sys.modules["mindspore"].ms_memory_recycle()
