@@ -369,7 +369,7 @@ class GivenTimes:
 
 def test_keys_of_inference_are_ratios_of_one_image_on_one_thread(tmp_path, monkeypatch, capsys):
     measured = inference.Benchmark(tmp_path, rounds=2)
-    monkeypatch.setattr(measured, "worker", lambda name, path, threads: GivenTimes(name))
+    monkeypatch.setattr(measured, "worker", lambda name, path, threads, batch_size: GivenTimes(name))
     monkeypatch.setattr(inference, "PAUSE", 0)
     for batch_size, threads in ((32, 1), (1, 2)):
         measured.speeds("resnet20", tmp_path, batch_size, threads)
