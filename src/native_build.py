@@ -36,6 +36,7 @@ TIMEOUT = 300.0  # seconds for the compiler; usual are a few
 VERSION_TIMEOUT = 60.0  # seconds for its answer to --version and to a flag
 LEFT_OVER = 3600.0  # seconds after which a build folder is one that a killed process left
 MAX_LIBRARIES = 32  # kept in the cache folder, the most recently used ones
+NO_COMPILER = "there is no C++ compiler: install g++ or clang++, or name another one in CXX"
 ADVICE = "set XDG_CACHE_HOME to a folder of your own"
 # The lines of /proc/cpuinfo that decide which instructions run. Others, like the clock rate, vary.
 CPU_LINES = (
@@ -164,7 +165,7 @@ def _compiler() -> tuple[str, ...]:
     if not given:
         found = next(filter(None, map(shutil.which, COMPILERS)), None)
         if found is None:
-            raise Unavailable("there is no C++ compiler: install g++ or clang++, or name another one in CXX")
+            raise Unavailable(NO_COMPILER)
         return (found,)
     try:
         program, *options = shlex.split(given)

@@ -23,7 +23,7 @@ from tests.helpers.processes import PATIENCE, ROOT, wait_for
 COMPILER = next(filter(None, map(shutil.which, native_build.COMPILERS)), None)
 CROSS_COMPILER = shutil.which("aarch64-linux-gnu-g++")
 NATIVE = ROOT / "src" / "binary" / "native"
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason=native_build.NO_COMPILER)
 USE = """
 import ctypes, sys
 from pathlib import Path
