@@ -27,6 +27,8 @@ METRICS = "metrics.csv"  # a row for each epoch
 CURVES = "curves.png"
 VERSIONS = "versions.txt"
 START_WEIGHTS = "start weights"  # in VERSIONS: their checksum
+DATA = "data"  # in VERSIONS: the checksum of the images, in order
+CONTINUED = "continued after"  # in VERSIONS: begins a block of a resumed run
 LOG = "log.txt"  # what was printed
 CHOSEN_ON = "chosen_on"  # column of METRICS: which images choose BEST, "test" or "holdout"; the others hold numbers
 # Columns that METRICS always has. Empty: the loss if every step overflowed, the others if the epoch was not evaluated.
@@ -113,13 +115,14 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return rows
 
 
-def read_versions(folder: Path) -> dict[str, str]:
-    """What began the run: the first block of versions.txt by name; empty if there is no such file."""
+def read_versions(folder: Path) -> list[dict[str, str]]:
+    """What made the run, by name: a dictionary for its start, and one for each continuation that something differed
+    in. The last is empty if there is no versions.txt."""
     try:
         text = (folder / VERSIONS).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return {}
-    return dict(line.split(": ", 1) for line in text.split("\n\n")[0].splitlines() if ": " in line)
+        text = ""
+    return [dict(line.split(": ", 1) for line in block.splitlines() if ": " in line) for block in text.split("\n\n")]
 
 
 def epoch_checkpoints(folder: Path) -> dict[int, Path]:

@@ -1,5 +1,6 @@
 """Images that are all in memory: batches of them are cropped, flipped and normalised by numpy."""
 
+import hashlib
 from functools import lru_cache
 
 import numpy as np
@@ -28,6 +29,11 @@ class ArrayImages(Images):
         self.classes = preprocessing.classes
         self.preprocessing = preprocessing
         self.crop_padding = crop_padding
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.pixels))
+        digest.update(np.ascontiguousarray(self.labels))
+        return digest.hexdigest()
 
     def read(self, indices: np.ndarray, augment: Epoch | None = None) -> tuple[np.ndarray, dict[int, str]]:
         pixels = self.pixels[indices]

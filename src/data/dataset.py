@@ -1,5 +1,6 @@
 """What training and evaluation see of a data set: shuffled, augmented batches; all test images in order."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,13 @@ class Dataset:
         """Number of images in the batches given since the last call of `train` that could not be decoded and were
         replaced. None after `train_pipeline`: how many batches a device has read is unknown."""
         return self.reader and sum(self.reader.replaced[: self.delivered])
+
+    def fingerprint(self) -> str | None:
+        """The first 16 digits of a SHA-256 over the images of all open splits, in order; None if each has a file."""
+        found = [images.fingerprint() for images in self.images.values()]
+        if None in found:
+            return None
+        return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 
     def check(self, splits: tuple[str, ...] | None = None, shared: bool = True) -> int:
         """Decode every image file of these splits, or of all open splits, with a progress bar; return their number.

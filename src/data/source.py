@@ -43,6 +43,10 @@ class Images(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def fingerprint(self) -> str | None:
+        """The SHA-256 of all pixels and labels, in hexadecimal; None if each image has a file."""
+        return None
+
     @abstractmethod
     def read(self, indices: np.ndarray, augment: Epoch | None = None) -> tuple[np.ndarray, dict[int, str]]:
         """Return some images, normalised.

@@ -101,7 +101,7 @@ def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[O
                 own[0].config.data.batch_size if own else 0,
                 tuple(f"seed {run.seed}: {failures[run.folder]}" for run in own if run.folder in failures),
                 tuple(run.seed for run in finished),
-                tuple(read_versions(run.folder).get(START_WEIGHTS, "") for run in finished),
+                tuple(read_versions(run.folder)[0].get(START_WEIGHTS, "") for run in finished),
             )
         )
     return results

@@ -254,6 +254,12 @@ BOUND = Study(
     "The paper's gradient has side lobes and no bound; the public re-implementation sets it to 0 where |t| > 1.",
     (("FDA, 0 beyond 1", "FDA"), ("FDA, 0 beyond 1", "STE")),
 )
+
+
+def _by_estimator(label: str, name: str, **options) -> Row:
+    return Row("ResNet-20", label, spec=spec("cifar10/resnet20_dorefa", f"_{name}", network__estimator=name, **options))
+
+
 ESTIMATORS = _against_one(
     "estimators",
     "Other estimators on the same network",
@@ -261,10 +267,10 @@ ESTIMATORS = _against_one(
     (
         Row("ResNet-20", "STE", spec=_resnet20("dorefa")),
         Row("ResNet-20", "FDA", spec=_resnet20("fda_no_noise")),
-        *(
-            Row("ResNet-20", label, spec=spec("cifar10/resnet20_dorefa", f"_{name}", network__estimator=name))
-            for label, name in (("EDE", "ede"), ("RBNN", "rbnn"), ("ReSTE", "reste"), ("ApproxSign", "approx_sign"))
-        ),
+        _by_estimator("EDE", "ede", network__estimator_options={"t_min": 0.001}),  # IR-Net's T for ResNet-20
+        _by_estimator("RBNN", "rbnn"),
+        _by_estimator("ReSTE", "reste"),
+        _by_estimator("ApproxSign", "approx_sign"),
     ),
     "Only the estimator differs: DoReFa's weights throughout, none of the other parts of these methods.",
     "STE",

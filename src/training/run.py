@@ -15,12 +15,15 @@ from .. import experiment as experiments
 from ..binary import chosen_path
 from ..checkpoints import Checkpoint
 from ..config import Config
+from ..errors import UserError
 from ..experiment import Experiment
 from ..files import make_folder, write_text
 from ..heartbeat import Heartbeat
 from ..optimizers import base_learning_rate
 from ..run_dir import (
     CONFIG,
+    CONTINUED,
+    DATA,
     EPOCH,
     LAST,
     LOG,
@@ -29,6 +32,7 @@ from ..run_dir import (
     link_latest,
     lock_run_dir,
     make_run_dir,
+    read_versions,
     remove_partial_files,
 )
 from ..runtime import Worker
@@ -184,16 +188,30 @@ def describe_run(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None)
 
 
 def write_versions(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None) -> None:
-    """Write what made the run, and the checksum of its start; a resumed run adds what differs from then on."""
-    path = run_dir / VERSIONS
-    text = "".join(f"{name}: {value}\n" for name, value in runtime.versions().items())
+    """Write what made the run, and the checksums of its start and its data; a resumed run adds what differs from then
+    on.
+
+    Raises:
+        UserError: a resumed run began with other images, or with the same ones in another order.
+    """
+    path, data = run_dir / VERSIONS, trainer.experiment.data
+    made_by = {**runtime.versions(), "binary layers": chosen_path()}
+    text = "".join(f"{name}: {value}\n" for name, value in made_by.items())
+    fingerprint = data.fingerprint()
     if checkpoint is None:
-        write_text(path, f"{START_WEIGHTS}: {weights_digest(trainer.experiment.network)}\n{text}")
+        begun = {START_WEIGHTS: weights_digest(trainer.experiment.network), DATA: fingerprint}
+        known = "".join(f"{name}: {value}\n" for name, value in begun.items() if value)
+        write_text(path, known + text)
         return
+    if read_versions(run_dir)[0].get(DATA, fingerprint) != fingerprint:
+        raise UserError(
+            f"the images in {data.root} are not those that {run_dir} was begun with, or in another order, so held-out "
+            "images would be trained on: give --data_path the folder of those"
+        )
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     if not before.endswith(text):
         progress = trainer.progress
-        write_text(path, f"{before}\ncontinued after epoch {progress.epoch}, step {progress.step}:\n{text}")
+        write_text(path, f"{before}\n{CONTINUED} epoch {progress.epoch}, step {progress.step}:\n{text}")
 
 
 def weights_digest(network: nn.Cell) -> str:

@@ -140,6 +140,18 @@ def test_best_is_chosen_from_evaluated_epochs(tmp_path):
     assert saver.best.read_text() == "2" and trainer.progress.best_top1 == 0.5
 
 
+def test_a_run_that_is_continued_without_its_best_checkpoint_writes_one(tmp_path, capsys):
+    trainer, saver = Pretender(tmp_path), callbacks.SaveCheckpoints(tmp_path)
+    end_of_epoch(trainer, saver, test_top1=0.5)
+    saver.on_train_begin(trainer)
+    assert trainer.progress.best_top1 == 0.5 and capsys.readouterr().err == ""
+    saver.best.unlink()
+    saver.on_train_begin(trainer)
+    end_of_epoch(trainer, saver, test_top1=0.4)
+    assert f"warning: {saver.best} is not there: the best of the epochs from here on" in capsys.readouterr().err
+    assert saver.best.read_text() == "2" and trainer.progress.best_top1 == 0.4
+
+
 def test_a_failed_save_stops_the_run_and_the_last_good_files_stay(tmp_path):
     trainer, saver = Pretender(tmp_path), callbacks.SaveCheckpoints(tmp_path)
     end_of_epoch(trainer, saver, test_top1=0.5)

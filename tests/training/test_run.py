@@ -6,8 +6,10 @@ import mindspore as ms
 import pytest
 
 from src import runtime
+from src.binary import chosen_path
 from src.checkpoints import Checkpoint
 from src.config import load_config
+from src.errors import UserError
 from src.run_dir import read_versions
 from src.training.run import warn_of_other_draws, warn_of_other_options, weights_digest, write_versions
 from tests.helpers.networks import create
@@ -69,10 +71,15 @@ def test_methods_that_start_from_the_same_weights_have_the_same_checksum():
     assert len({digest(0), digest(1), digest(0, weight_init="he_normal")}) == 3
 
 
-def test_a_run_that_continues_elsewhere_adds_what_differs(tmp_path, monkeypatch):
-    trainer = SimpleNamespace(
-        experiment=SimpleNamespace(network=create("small")), progress=SimpleNamespace(epoch=3, step=7)
+def fake_trainer(fingerprint: str | None = "d1") -> SimpleNamespace:
+    data = SimpleNamespace(fingerprint=lambda: fingerprint, root="somewhere")
+    return SimpleNamespace(
+        experiment=SimpleNamespace(network=create("small"), data=data), progress=SimpleNamespace(epoch=3, step=7)
     )
+
+
+def test_a_run_that_continues_elsewhere_adds_what_differs(tmp_path, monkeypatch):
+    trainer = fake_trainer()
     monkeypatch.setattr(runtime, "versions", lambda: {"git commit": "a", "processor": "first"})
     write_versions(trainer, tmp_path, None)
     begun = (tmp_path / "versions.txt").read_text()
@@ -82,8 +89,25 @@ def test_a_run_that_continues_elsewhere_adds_what_differs(tmp_path, monkeypatch)
     monkeypatch.setattr(runtime, "versions", lambda: {"git commit": "a", "processor": "second"})
     for _ in range(2):
         write_versions(trainer, tmp_path, resumed)
-        added = "\ncontinued after epoch 3, step 7:\ngit commit: a\nprocessor: second\n"
+        added = (
+            f"\ncontinued after epoch 3, step 7:\ngit commit: a\nprocessor: second\nbinary layers: {chosen_path()}\n"
+        )
         assert (tmp_path / "versions.txt").read_text() == begun + added
-    found = read_versions(tmp_path)
-    assert found["processor"] == "first" and found["start weights"] == weights_digest(trainer.experiment.network)
-    assert read_versions(tmp_path / "nowhere") == {}
+    first, second = read_versions(tmp_path)
+    assert first["start weights"] == weights_digest(trainer.experiment.network) and first["data"] == "d1"
+    assert (first["processor"], second["processor"]) == ("first", "second")
+    assert read_versions(tmp_path / "nowhere") == [{}]
+
+
+def test_a_run_cannot_continue_on_images_in_another_order(tmp_path):
+    write_versions(fake_trainer(), tmp_path, None)
+    before = (tmp_path / "versions.txt").read_text()
+    with pytest.raises(UserError, match=f"the images in somewhere are not those that {tmp_path} was begun with"):
+        write_versions(fake_trainer("d2"), tmp_path, Checkpoint("last.ckpt", {}))
+    assert (tmp_path / "versions.txt").read_text() == before
+
+
+def test_a_run_of_image_files_has_no_checksum_of_its_data(tmp_path):
+    write_versions(fake_trainer(None), tmp_path, None)
+    write_versions(fake_trainer(None), tmp_path, Checkpoint("last.ckpt", {}))
+    assert "data" not in read_versions(tmp_path)[0]
