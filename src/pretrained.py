@@ -22,22 +22,24 @@ FILE_NAME = r"^[\w.-]+$"
 
 
 class Entry(BaseModel):
-    """A line of the manifest; its name there is `network`_`dataset`.
+    """A line of the manifest; its name there is `network`_`dataset`, with _fp32 if it is not binary.
 
     Attributes:
+        binary: false: the full-precision baseline.
         file: weights with their config, as safetensors.
         openvino: the same network as an OpenVINO file; None: there is none.
         sha256: checksum of each file by name: of `file`, and of all files of the OpenVINO model.
         config: the recipe.
         accuracy: top-1 on the test set, in [0, 1]; `command` prints it.
         licence: of the weights.
-        default: whether `pretrained=True` means this entry for its network.
+        default: whether `pretrained=True` means this entry for its network, binary or in full precision.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     network: str
     dataset: str
+    binary: bool = True
     file: str = Field(pattern=FILE_NAME)
     openvino: str | None = Field(default=None, pattern=FILE_NAME)
     sha256: dict[Annotated[str, Field(pattern=FILE_NAME)], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
@@ -46,6 +48,11 @@ class Entry(BaseModel):
     command: str
     licence: str
     default: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The network and its precision, for messages and to tell defaults apart."""
+        return self.network if self.binary else f"{self.network} in full precision"
 
 
 def read_manifest(folder: Path | None = None) -> dict[str, Entry]:
@@ -69,12 +76,13 @@ def read_manifest(folder: Path | None = None) -> dict[str, Entry]:
         wanted = {entry.file, *(_openvino_files(entry.openvino) if entry.openvino else ())}
         if entry.sha256.keys() != wanted:
             raise UserError(f"{path} is not a manifest: {name}.sha256 must name {', '.join(sorted(wanted))}")
-        if name != f"{entry.network}_{entry.dataset}":
-            raise UserError(f"{path} is not a manifest: {name} must be called {entry.network}_{entry.dataset}")
-    for network in {entry.network for entry in entries.values()}:
-        defaults = [name for name, entry in entries.items() if entry.network == network and entry.default]
+        own_name = f"{entry.network}_{entry.dataset}" + ("" if entry.binary else "_fp32")
+        if name != own_name:
+            raise UserError(f"{path} is not a manifest: {name} must be called {own_name}")
+    for kind in {entry.kind for entry in entries.values()}:
+        defaults = [name for name, entry in entries.items() if entry.kind == kind and entry.default]
         if len(defaults) > 1:
-            raise UserError(f"{path} is not a manifest: {' and '.join(defaults)} are both the default of {network}")
+            raise UserError(f"{path} is not a manifest: {' and '.join(defaults)} are both the default of {kind}")
     return entries
 
 
@@ -86,8 +94,11 @@ def own_folder() -> Path:
     raise UserError(f"there are no pretrained weights here: no {MANIFEST} in {' or '.join(map(str, FOLDERS))}")
 
 
-def find(name: str, folder: Path | None = None) -> tuple[str, Entry]:
+def find(name: str, folder: Path | None = None, binary: bool = True) -> tuple[str, Entry]:
     """The entry of that name, or the default entry of the network of that name; with its name.
+
+    Args:
+        binary: which of a network's two defaults.
 
     Raises:
         UserError: there is none; the sentence lists those that exist.
@@ -95,18 +106,21 @@ def find(name: str, folder: Path | None = None) -> tuple[str, Entry]:
     entries = read_manifest(folder)
     if name in entries:
         return name, entries[name]
-    own = [other for other, entry in entries.items() if entry.network == name]
-    for other in own:
-        if entries[other].default:
-            return other, entries[other]
-    if own:
-        raise UserError(f"no weights are the default of {name}: give a name, {' or '.join(own)}")
-    raise UserError(f"there are no pretrained weights {name!r}: there are {', '.join(entries) or 'none'}")
+    own = {other: entry for other, entry in entries.items() if entry.network == name}
+    alike = {other: entry for other, entry in own.items() if entry.binary == binary}
+    for other, entry in alike.items():
+        if entry.default:
+            return other, entry
+    if alike:
+        kind = next(iter(alike.values())).kind
+        raise UserError(f"no weights are the default of {kind}: give a name, {' or '.join(alike)}")
+    wanted = repr(name) if binary or not own else f"{name!r} in full precision"
+    raise UserError(f"there are no pretrained weights {wanted}: there are {', '.join(entries) or 'none'}")
 
 
-def weights(name: str, folder: Path | None = None) -> Path:
+def weights(name: str, folder: Path | None = None, binary: bool = True) -> Path:
     """The path of the weights called `name`, whose checksum is right. UserError: there are none, or they are others."""
-    entry = find(name, folder)[1]
+    entry = find(name, folder, binary)[1]
     return _verified(entry, [entry.file], folder)
 
 

@@ -191,6 +191,7 @@ def test_other_weights_than_the_network_needs_are_refused(ours, network, options
         ({"accuracy": 1.5}, "resnet20_digits.accuracy: Input should be less than or equal to 1"),
         ({"accuracy": "high"}, "resnet20_digits.accuracy: Input should be a valid number"),
         ({"dataset": "cifar10"}, "resnet20_digits must be called resnet20_cifar10"),
+        ({"binary": False}, "resnet20_digits must be called resnet20_digits_fp32"),
         ({"licence": None}, "resnet20_digits.licence: Input should be a valid string"),
         ({"kind": 1}, "resnet20_digits.kind: Extra inputs are not permitted"),
     ],
@@ -236,6 +237,20 @@ def test_two_defaults_of_a_network_are_refused(folder, tmp_path):
         pretrained.read_manifest(tmp_path)
 
 
+def test_a_network_has_a_binary_default_and_one_in_full_precision(folder, tmp_path):
+    entries = {NAME: entry(folder, default=True), f"{NAME}_fp32": entry(folder, binary=False)}
+    write_manifest(tmp_path, entries)
+    assert pretrained.find("resnet20", tmp_path)[0] == NAME
+    with pytest.raises(UserError, match=f"no weights are the default of resnet20 in full precision: .*{NAME}_fp32"):
+        pretrained.find("resnet20", tmp_path, binary=False)
+    write_manifest(tmp_path, {**entries, f"{NAME}_fp32": entry(folder, binary=False, default=True)})
+    assert pretrained.find("resnet20", tmp_path)[0] == NAME
+    assert pretrained.find("resnet20", tmp_path, binary=False)[0] == f"{NAME}_fp32"
+    write_manifest(tmp_path, {NAME: entry(folder, default=True)})
+    with pytest.raises(UserError, match="no pretrained weights 'resnet20' in full precision: there are"):
+        pretrained.find("resnet20", tmp_path, binary=False)
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "a: 1\n", None])
 def test_a_manifest_that_is_none_is_refused(tmp_path, text):
     if text is not None:
@@ -265,6 +280,7 @@ class TestShipped:
         if entry.openvino:
             described = load_model(f"pretrained:{name}").description
             assert (described.network, described.dataset) == (entry.network, entry.dataset)
+        assert found.config["network"]["binary"] == entry.binary
         assert found.config["network"]["name"] == entry.network and found.config["data"]["name"] == entry.dataset
         assert (processes.ROOT / entry.config).is_file() and f"pretrained:{name}" in entry.command
         card = (pretrained.own_folder() / f"{name}.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ def read(
     options: Mapping[str, Any],
     defaults: Mapping[str, Any],
 ) -> Checkpoint:
-    """Read the weights called `name`; True: the default of the network.
+    """Read the weights called `name`; True: the default of the network, binary or in full precision as it is.
 
     Args:
         options, defaults: of the network itself, given and its own.
@@ -25,7 +25,7 @@ def read(
         UserError: there are none, they are of another network, or they were trained with other options that change what
             the network computes.
     """
-    found = checkpoints.read(pretrained.weights(network if name is True else name))
+    found = checkpoints.read(pretrained.weights(network if name is True else name, binary=binarization.binary))
     if found.config is None:
         raise UserError(f"the weights {found.path} do not hold the config that they were trained with")
     own = found.config["network"]

@@ -89,8 +89,9 @@ def create_model(
         binarization: estimators, weight quantizer and noise of the binary layers; `Binarization.full_precision()` for
             the full-precision baseline.
         options: options of the network itself, for example {"prelu": False} for the ResNets.
-        pretrained: name of weights in pretrained/manifest.yaml; True: the network's default there. With another number
-            of classes the last layer starts fresh, and a note says so.
+        pretrained: name of weights in pretrained/manifest.yaml; True: the network's default there, binary or in full
+            precision as `binarization` is. With another number of classes the last layer starts fresh, and a note says
+            so.
 
     Returns:
         Cell from (N, in_channels, H, W) to logits (N, num_classes), in evaluation mode.

@@ -198,6 +198,7 @@ def execute(
         time = estimates.spoken(estimates.seconds_left(run, size, rate))
         print(f"{numbers[run.folder]} {run.spec.name}, seed {run.seed}, about {time}; see {run.log}", flush=True)
 
+    report.outcomes(study, runs, failures)  # refuses a run of another config in the folder before hours of training
     stopped = []
     for run, reason in executor.execute([run for run in runs if run.state() != FINISHED], begin):
         if executor.stopped and run.state() != FINISHED:

@@ -11,7 +11,7 @@ SIGNIFICANCE = 0.05  # of a whole table: an interval's level is 95 % or, after H
 class Difference:
     """Accuracy of `first` less that of `second`, in percentage points: `values` has one for each common seed.
 
-    `low` and `high` bound the mean's interval by Student's t; None for fewer than two seeds. `reported`: the paper's.
+    `low` and `high` bound the mean's interval by Student's t; None without a test. `reported`: the paper's.
     """
 
     first: str
@@ -24,8 +24,10 @@ class Difference:
     @property
     def verdict(self) -> str:
         """What may be said of it."""
+        if not self.values:
+            return "not run"
         if self.low is None:
-            return "one seed, no claim" if self.values else "not run"
+            return "one seed, no claim" if len(self.values) == 1 else "no spread, no claim"
         if self.low <= 0 <= self.high:
             return "not distinguishable at this budget"
         return "higher" if self.low > 0 else "lower"
@@ -34,23 +36,22 @@ class Difference:
 def differences(
     pairs: list[tuple[str, str, float | None]], found: Mapping[str, Mapping[int, float]]
 ) -> list[Difference]:
-    """Return the difference of each pair, with intervals that hold together for the whole table.
+    """Return the difference of each pair, with the intervals of Holm's tests.
 
     Holm's method: the pairs are taken in the order of their p-values (paired t-test), and the k-th of m, counted from
     0, is tested at 0.05 / (m - k), until one is not significant; that one's level is then also the level of the rest.
-    An interval has the level of its test, so it holds 0 exactly if the test finds no difference.
+    So the chance of any false finding in the table is 5 % at most. An interval has the level of its test: it holds 0
+    exactly if the test finds no difference. The intervals do not hold all at once with 95 %, as those of found
+    differences are a little narrower than that would take.
 
     Args:
         pairs: (first, second, the paper's difference) by the names of methods.
         found: for each method the accuracy in percent of each seed.
     """
-    results = []
-    for first, second, reported in pairs:
-        ours, theirs = found.get(first, {}), found.get(second, {})
-        seeds = sorted(ours.keys() & theirs.keys())
-        results.append(Difference(first, second, tuple(ours[seed] - theirs[seed] for seed in seeds), reported))
+    results = unjudged(pairs, found)
     tested = sorted(
-        (index for index, one in enumerate(results) if len(one.values) > 1), key=lambda i: p_value(results[i].values)
+        (index for index, one in enumerate(results) if len(set(one.values)) > 1),
+        key=lambda i: p_value(results[i].values),
     )
     level = None
     for rank, index in enumerate(tested):
@@ -65,12 +66,29 @@ def differences(
     return results
 
 
+def unjudged(pairs: list[tuple[str, str, float | None]], found: Mapping[str, Mapping[int, float]]) -> list[Difference]:
+    """The difference of each pair in the seeds that both have, without intervals. Arguments: as for `differences`."""
+    results = []
+    for first, second, reported in pairs:
+        ours, theirs = found.get(first, {}), found.get(second, {})
+        seeds = sorted(ours.keys() & theirs.keys())
+        results.append(Difference(first, second, tuple(ours[seed] - theirs[seed] for seed in seeds), reported))
+    return results
+
+
+def seed_deviation(found: Mapping[str, Mapping[int, float]]) -> float | None:
+    """The standard deviation over seeds, pooled over the methods that have at least two; None if none has."""
+    groups = [list(values.values()) for values in found.values() if len(values) > 1]
+    if not groups:
+        return None
+    squares = sum((len(group) - 1) * statistics.variance(group) for group in groups)
+    return (squares / sum(len(group) - 1 for group in groups)) ** 0.5
+
+
 def p_value(values: tuple[float, ...]) -> float:
-    """Two-sided p-value of the one-sample t-test against 0; equal values: 0, or 1 if they are 0."""
+    """Two-sided p-value of the one-sample t-test against 0. The values are not all equal."""
     from scipy import stats
 
-    if len(set(values)) == 1:
-        return float(values[0] == 0)
     return float(stats.ttest_1samp(values, 0).pvalue)
 
 

@@ -23,7 +23,8 @@ def draw(study, results, made_with, path: Path) -> None:
     """
     drawers = {"figure3": _against_n, "figure4": _over_epochs}
     figure = drawers[study.name](results) if study.name in drawers else _bars(results, study.digits)
-    figure.suptitle("\n".join(filter(None, (study.title, str(made_with), made_with.caution))), fontsize=10)
+    budget = f"{made_with}; accuracy {made_with.images}"
+    figure.suptitle("\n".join(filter(None, (study.title, budget, made_with.caution))), fontsize=10)
     save(figure, path)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from ..config import Config, load_config
 from ..files import write_text
-from ..run_dir import START_WEIGHTS, read_versions
-from .paired import Difference, differences
+from ..run_dir import CONFIG, START_WEIGHTS, read_versions
+from .paired import Difference, differences, seed_deviation, unjudged
 from .runs import CIRCUMSTANCES, Run, accuracy, finished_runs, recipe_file
 from .runs import differences as config_differences
 from .studies import Row, Study
 
 MEASURES = ("top-1", "top-5")
+MADE_BY = ("git commit", "mindspore", "processor", "cores", "binary layers")  # of a run's versions, for the report
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,37 @@ class Outcome:
 
     row: Row
     planned: int = 0
-    histories: tuple[list[dict[str, float]], ...] = ()  # of the finished runs, a row for each epoch
-    batch_size: int = 0
+    runs: tuple[Run, ...] = ()  # the finished ones
+    histories: tuple[list[dict[str, float]], ...] = ()  # of each of them, a row for each epoch
+    versions: tuple[list[dict[str, str]], ...] = ()  # of each of them: its start, and what differed later
     failures: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()  # of the finished runs
-    starts: tuple[str, ...] = ()  # of the finished runs: the checksums of their start weights
 
     def accuracy(self, measure: int) -> list[float]:
         """Return the final top-1 (0) or top-5 (1) of each finished run: on held-out images if the run held some out."""
         return [100 * accuracy(history[-1], ("top1", "top5")[measure]) for history in self.histories]
 
+    @property
+    def seeds(self) -> list[int]:
+        """Those of the finished runs, rising."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def starts(self) -> list[str]:
+        """The checksum of each finished run's start weights; empty where it is unknown."""
+        return [versions[0].get(START_WEIGHTS, "") for versions in self.versions]
+
+    @property
+    def times(self) -> list[float | None]:
+        """Milliseconds of a step in each finished run, the median over its epochs; None if it has no times."""
+        times = []
+        for run, history in zip(self.runs, self.histories, strict=True):
+            rates = [rate for row in history if (rate := row.get("images_per_second", 0.0)) > 0]
+            times.append(1000 * run.config.data.batch_size / statistics.median(rates) if rates else None)
+        return times
+
     def step_milliseconds(self) -> list[float]:
-        """Return the median over the epochs, for each finished run."""
-        rates = [[row.get("images_per_second", math.nan) for row in history] for history in self.histories]
-        return [
-            1000 * self.batch_size / statistics.median(known)
-            for rate in rates
-            if (known := [value for value in rate if value > 0])
-        ]
+        """Return the times that are known."""
+        return [time for time in self.times if time is not None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,12 @@ class Budget:
         """Keys in which all runs differ from their recipes, and their values."""
         changed = config_differences(self.config, self.recipe)
         return {key: value for key, (value, _) in changed.items() if key not in CIRCUMSTANCES}
+
+    @property
+    def images(self) -> str:
+        """On which images accuracies are."""
+        holdout = self.config.data.holdout
+        return f"on {holdout:,} held-out training images" if holdout else "on the test images"
 
     @property
     def caution(self) -> str:
@@ -97,27 +117,29 @@ def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[O
             Outcome(
                 row,
                 len({run.seed for run in own + finished}),
+                tuple(finished),
                 tuple(run.metrics() for run in finished),
-                own[0].config.data.batch_size if own else 0,
+                tuple(read_versions(run.folder) for run in finished),
                 tuple(f"seed {run.seed}: {failures[run.folder]}" for run in own if run.folder in failures),
-                tuple(run.seed for run in finished),
-                tuple(read_versions(run.folder)[0].get(START_WEIGHTS, "") for run in finished),
             )
         )
     return results
 
 
 def compare(study: Study, results: list[Outcome]) -> list[Difference]:
-    """Return the differences that the study asks for, in top-1."""
+    """Return the differences that the study asks for, in top-1; without intervals for a study of many rows."""
     by_method = {result.row.method: result for result in results}
     pairs = []
     for first, second in study.pairs:
         figures = [by_method[method].row.figure(0) for method in (first, second)]
         pairs.append((first, second, None if None in figures else figures[0] - figures[1]))
-    accuracies = {
-        method: dict(zip(result.seeds, result.accuracy(0), strict=True)) for method, result in by_method.items()
-    }
-    return differences(pairs, accuracies)
+    accuracies = top1_by_seed(results)
+    return unjudged(pairs, accuracies) if study.many_rows else differences(pairs, accuracies)
+
+
+def top1_by_seed(results: list[Outcome]) -> dict[str, dict[int, float]]:
+    """For each method, the top-1 of each of its seeds."""
+    return {result.row.method: dict(zip(result.seeds, result.accuracy(0), strict=True)) for result in results}
 
 
 def write(study: Study, results: list[Outcome], made_with: Budget, output: Path) -> list[Path]:
@@ -146,7 +168,7 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     for measure in measures:
         header += [f"paper {MEASURES[measure]} %", f"ours {MEASURES[measure]} %"]
     header += ["ours ms a step"] if timed else []
-    header += ["runs", "note"]
+    header += ["seeds", "note"]
     lines = [header, ["---"] * len(header)]
     for result in results:
         cells = [result.row.network, result.row.method]
@@ -154,7 +176,8 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
             reported = result.row.figure(measure)
             cells += ["-" if reported is None else f"{reported:.{study.digits}f}", spread(result.accuracy(measure))]
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
-        notes = [result.row.note, *(f"failed, {reason}" for reason in result.failures)]
+        notes = [result.row.note, "one seed, no claim" if len(result.runs) == 1 else ""]
+        notes += [f"failed, {reason}" for reason in result.failures]
         cells.append(counted(result) if result.row.spec else "only the paper's number")
         cells.append("; ".join(filter(None, notes)).replace("|", "/"))
         lines.append(cells)
@@ -162,28 +185,45 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     caution = f"\n**Not the paper's recipe.** These are {made_with.caution}.\n" if made_with.caution else ""
     has_paper = any(figure is not None for result in results for figure in result.row.reported)
     papers = " The paper's numbers are for the official data set at the full length." if has_paper else ""
-    many = any(len(result.histories) > 1 for result in results)
+    many = any(len(result.runs) > 1 for result in results)
     spread_told = ", mean ± standard deviation over the seeds" if many else ""
-    timing = " Step times include whatever else the machine did during the runs." if timed else ""
+    timing = (
+        " Step times include whatever else the machine did during the runs; benchmarks/step_against_n.py measures them "
+        "alone."
+        if timed
+        else ""
+    )
     return f"""# {study.title}
 
 {made_with}.
 {caution}
 {table}
 
-{study.finding}{papers} Ours are those of the last epoch{spread_told}.{timing}
+{study.finding}{papers} Ours are those of the last epoch{spread_told}, {made_with.images}.{timing}
 {paired_table(study, results)}{start_weights(results)}
-
 ![{study.title}]({study.name}.png)
+{made_by(results)}
+The last command, to which finished runs of earlier ones were added; and one of the runs:
 
     {made_with.command}
-"""
+{single_run(results)}"""
 
 
 def counted(result: Outcome) -> str:
-    """The number of finished runs, and of how many if some are missing."""
-    found = len(result.histories)
-    return str(found) if found == result.planned else f"{found} of {result.planned}"
+    """The seeds of the finished runs, and of how many they are if some are missing."""
+    found = spoken_seeds(result.seeds)
+    return found if len(result.runs) == result.planned else f"{found}: {len(result.runs)} of {result.planned}"
+
+
+def spoken_seeds(seeds: list[int]) -> str:
+    """`0-2, 7` for 0, 1, 2 and 7; a dash for none."""
+    groups: list[list[int]] = []
+    for seed in sorted(seeds):
+        if groups and seed == groups[-1][-1] + 1:
+            groups[-1].append(seed)
+        else:
+            groups.append([seed])
+    return ", ".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups) or "-"
 
 
 def paired_table(study: Study, results: list[Outcome]) -> str:
@@ -191,24 +231,78 @@ def paired_table(study: Study, results: list[Outcome]) -> str:
     found = compare(study, results)
     if not any(one.values for one in found):
         return ""
+    deviation = seed_deviation(top1_by_seed(results))
+    judged = "in deviations of a seed" if study.many_rows else "interval"
     lines = [
-        "| difference, top-1 points | paper | seeds | mean | interval | |",
+        f"| difference, top-1 points | paper | seeds | mean | {judged} | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:
         reported = "-" if one.reported is None else f"{one.reported:+.2f}"
-        mean = f"{statistics.mean(one.values):+.2f}" if one.values else "-"
-        bounds = "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}"
+        mean = statistics.mean(one.values) if one.values else math.nan
+        if study.many_rows:
+            ratio = mean / deviation if deviation else math.nan
+            bounds, verdict = f"{ratio:+.1f}" if math.isfinite(ratio) else "-", against_deviation(one, ratio)
+        else:
+            bounds, verdict = "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}", one.verdict
+        shown = f"{mean:+.2f}" if one.values else "-"
         lines.append(
-            f"| {one.first} - {one.second} | {reported} | {len(one.values)} | {mean} | {bounds} | {one.verdict} |"
+            f"| {one.first} - {one.second} | {reported} | {len(one.values)} | {shown} | {bounds} | {verdict} |"
         )
     table = "\n".join(lines)
+    told = "An interval (Student's t) holds 0 exactly if Holm's test of the whole table, at 5 %, finds no difference."
+    if study.many_rows:
+        told = (
+            f"The standard deviation over seeds, pooled over all rows, is {deviation:.2f} points; what is within two "
+            "of them may be chance, and so may one of many rows that is a little beyond."
+            if deviation
+            else "With one seed of each, nothing can be said."
+        )
     return f"""
-Differences between runs with the same seed, so the same start weights and the same images. The intervals are Student's
-t, at 95 % for the table as a whole (Holm's method).
+Differences between runs with the same seed: they saw the same images, and started from the same weights where the
+checksums below are the same. {told}
 
 {table}
 """
+
+
+def against_deviation(one: Difference, ratio: float) -> str:
+    """What may be said of a mean difference that is `ratio` deviations of a seed."""
+    if len(one.values) < 2 or not math.isfinite(ratio):
+        return "one seed, no claim" if one.values else "not run"
+    if abs(ratio) <= 2:
+        return "within the spread of seeds"
+    return "higher" if ratio > 0 else "lower"
+
+
+def made_by(results: list[Outcome]) -> str:
+    """What code and which machines made the runs, and how many runs each; runs that continued elsewhere count for
+    both. Empty if nothing is known."""
+    runs = {
+        run.folder: versions for result in results for run, versions in zip(result.runs, result.versions, strict=True)
+    }
+    counts: dict[tuple[str, ...], int] = {}
+    for versions in runs.values():
+        for key in {tuple(block.get(name, "unknown") for name in MADE_BY) for block in versions if block}:
+            counts[key] = counts.get(key, 0) + 1
+    if not counts:
+        return ""
+    lines = [
+        f"- {count} of {len(runs)} runs: commit {commit}, MindSpore {mindspore}, {processor}, {cores} core(s), binary "
+        f"layers computed by {layers}"
+        for (commit, mindspore, processor, cores, layers), count in sorted(counts.items())
+    ]
+    return "\nMade by:\n\n" + "\n".join(lines) + "\n"
+
+
+def single_run(results: list[Outcome]) -> str:
+    """The command that repeats one finished run, on as many cores; empty if there is none."""
+    for result in results:
+        for run, versions in zip(result.runs, result.versions, strict=True):
+            cores = versions[0].get("cores", "")
+            prefix = f"taskset --cpu-list 0-{int(cores) - 1} " if cores.isdecimal() else ""
+            return f"    {prefix}python train.py --config {run.folder}/{CONFIG} --output_dir runs/again\n"
+    return ""
 
 
 def start_weights(results: list[Outcome]) -> str:
@@ -230,22 +324,27 @@ Start weights, by checksum, noise modules left out: {"; ".join(told)}.
 
 
 def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
+    """A line for each finished run, and one for each row without any."""
     text = io.StringIO()
     writer = csv.writer(text)
-    header = ["network", "method", "run"]
-    for name in ("top1", "top5"):
-        header += [f"paper_{name}", f"{name}_mean", f"{name}_std"]
-    writer.writerow([*header, "step_ms", "runs", "planned", "data_set", "epochs", "steps_per_epoch", "not_the_recipe"])
+    header = ["network", "method", "paper_top1", "paper_top5", "run", "seed", "top1", "top5", "step_ms"]
+    writer.writerow([*header, "images", "start_weights", *MADE_BY, "data_set", "epochs", "steps", "not_the_recipe"])
     for result in results:
-        line: list = [result.row.network, result.row.method, result.row.spec.name if result.row.spec else ""]
-        for measure in (0, 1):
-            reported = result.row.figure(measure)
-            values = result.accuracy(measure)
-            line.append("" if reported is None else reported)
-            line.append(round(statistics.mean(values), 4) if values else "")
-            line.append(round(statistics.stdev(values), 4) if len(values) > 1 else "")
-        times = result.step_milliseconds()
-        line += [round(statistics.mean(times), 2) if times else "", len(result.histories), result.planned]
-        line += [made_with.data_name, made_with.config.train.epochs, made_with.steps, bool(made_with.caution)]
-        writer.writerow(line)
+        row = result.row
+        reported = ["" if row.figure(measure) is None else row.figure(measure) for measure in (0, 1)]
+        first = [row.network, row.method, *reported, row.spec.name if row.spec else ""]
+        last = [made_with.data_name, made_with.config.train.epochs, made_with.steps, bool(made_with.caution)]
+        columns = (
+            result.runs,
+            *map(result.accuracy, (0, 1)),
+            result.times,
+            result.starts,
+            result.versions,
+        )
+        for run, top1, top5, time, start, versions in zip(*columns, strict=True):
+            made = [" then ".join(dict.fromkeys(block.get(name, "") for block in versions)) for name in MADE_BY]
+            figures = [run.seed, round(top1, 4), round(top5, 4), time and round(time, 2), made_with.images, start]
+            writer.writerow([*first, *figures, *made, *last])
+        if not result.runs:
+            writer.writerow([*first, *[""] * (6 + len(MADE_BY)), *last])
     return text.getvalue()

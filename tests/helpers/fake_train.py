@@ -24,13 +24,25 @@ with (HERE / "calls.txt").open("a") as calls:
     calls.write(f"{folder.parent.name} {folder.name} {'resume' if resumed else 'new'}\n")
 
 
+def accuracy(epoch: int) -> float:
+    """Of a seed more than of the one before, and of a wider gradient more than of the recipe's."""
+    more = {0.2: 0.2}.get(config.network.estimator_options.get("omega"), 0)
+    return min(0.1 * epoch, 0.7) + 0.01 * config.seed + more
+
+
 def save(epochs: int) -> None:
     (folder / "config.yaml").write_text(config.to_yaml())
-    rows = [f"{epoch},0.5,0.9,{min(0.1 * epoch, 0.9) + 0.01 * config.seed},100.0" for epoch in range(1, epochs + 1)]
-    text = "\n".join(["epoch,train_loss,test_top5,test_top1,images_per_second", *rows]) + "\n"
+    rows = [f"{epoch},0.5,0.9,{accuracy(epoch)},100.0" for epoch in range(1, epochs + 1)]
+    measured = "holdout_top1" if config.data.holdout else "test_top1"
+    header = f"epoch,train_loss,test_top5,{measured},images_per_second"
+    if config.data.holdout:
+        header += ",test_top1,holdout_top5"
+        rows = [f"{row},,0.9" for row in rows]
+    text = "\n".join([header, *rows]) + "\n"
     (folder / "metrics.csv").write_text(text)
     (folder / "last.ckpt").write_text("weights")
-    (folder / "versions.txt").write_text(f"start weights: start{config.seed}\ngit commit: unknown\n")
+    made_by = "git commit: c1\nprocessor: a chip\ncores: 2\nmindspore: 2\nbinary layers: native kernels\n"
+    (folder / "versions.txt").write_text(f"start weights: start{config.seed}\n{made_by}")
 
 
 def meet() -> None:

@@ -61,24 +61,32 @@ def table(output: Path, name: str = "table2") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def seeds_of(rows: list[dict[str, str]]) -> list[str]:
+    return [row["seed"] for row in rows]
+
+
 def test_executes_every_run_with_every_seed_and_reports_mean_and_spread(stand_in, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plots, "draw", DRAW)
     output = tmp_path / "out"
     assert call(output, "--seeds", "2") == 0
     assert calls(stand_in) == [f"{name} seed{seed} new" for seed in (0, 1) for name in TABLE2]
     rows = table(output)
-    assert [row["method"] for row in rows] == ["STE", "sine module", "sine and noise modules"]
+    assert [row["method"] for row in rows] == [
+        method for method in ("STE", "sine module", "sine and noise modules") for _ in "ab"
+    ]
     for row in rows:
-        assert (row["top1_mean"], row["top1_std"]) == ("20.5", "0.7071")
-        assert (row["runs"], row["planned"], row["not_the_recipe"]) == ("2", "2", "True")
+        assert row["top1"] == {"0": "20.0", "1": "21.0"}[row["seed"]] and row["not_the_recipe"] == "True"
+        assert (row["git commit"], row["processor"], row["start_weights"]) == ("c1", "a chip", f"start{row['seed']}")
     page = (output / "table2.md").read_text()
-    assert "| ResNet-20 | sine module | 85.83 | 20.50 ± 0.71 | 2 |" in page
+    assert "| ResNet-20 | sine module | 85.83 | 20.50 ± 0.71 | 0-1 |" in page
     assert "digits, 2 of 400 epochs of 44 steps, batch 32." in page
     assert "**Not the paper's recipe.** These are shortened runs" in page
-    difference = (
-        "| sine and noise modules - STE | +1.76 | 2 | +0.00 | +0.00 to +0.00 | not distinguishable at this budget |"
-    )
-    assert difference in page and page.count("not distinguishable at this budget") == 3
+    difference = "| sine and noise modules - STE | +1.76 | 2 | +0.00 | - | no spread, no claim |"
+    assert difference in page and page.count("no spread, no claim") == 3
+    made_by = "6 of 6 runs: commit c1, MindSpore 2, a chip, 2 core(s), binary layers computed by native kernels"
+    assert made_by in page
+    again = f"taskset --cpu-list 0-1 python train.py --config {output}/runs/{TABLE2[0]}/seed0/config.yaml --output_dir"
+    assert again in page
     assert "Start weights, by checksum, noise modules left out: seed 0 start0; seed 1 start1." in page
     assert (output / "table2.png").stat().st_size > 10_000
     assert "cifar10_resnet20_fda           seed 1  new" in capsys.readouterr().out
@@ -102,7 +110,7 @@ def test_finished_runs_are_not_run_again_and_studies_share_them(stand_in, tmp_pa
     assert calls(stand_in) == []
     assert call(output, name="table4") == 0
     assert calls(stand_in) == ["cifar10_resnet20_fda_eta_none seed0 new", "cifar10_resnet20_fda_eta_linear seed0 new"]
-    assert [row["runs"] for row in table(output, "table4")] == ["1", "1", "1"]
+    assert seeds_of(table(output, "table4")) == ["0", "0", "0"]
 
 
 def test_seeds_of_other_commands_count_and_need_no_checkpoint_any_more(stand_in, tmp_path):
@@ -113,9 +121,9 @@ def test_seeds_of_other_commands_count_and_need_no_checkpoint_any_more(stand_in,
     calls(stand_in)
     assert call(output, "--seeds", "3-4") == 0
     assert calls(stand_in) == [f"{name} seed{seed} new" for seed in (3, 4) for name in TABLE2]
-    assert [row["runs"] for row in table(output)] == ["4"] * 3
+    assert seeds_of(table(output)) == ["0", "1", "3", "4"] * 3
     assert call(output) == 0
-    assert calls(stand_in) == [] and [row["runs"] for row in table(output)] == ["4"] * 3
+    assert calls(stand_in) == [] and seeds_of(table(output)) == ["0", "1", "3", "4"] * 3
     assert "seed 3 start3; seed 4 start4" in (output / "table2.md").read_text()
 
 
@@ -123,6 +131,27 @@ def test_one_seed_is_no_claim(stand_in, tmp_path):
     call(tmp_path / "out")
     page = (tmp_path / "out/table2.md").read_text()
     assert "| sine module - STE | +1.39 | 1 | +0.00 | - | one seed, no claim |" in page
+    assert "| ResNet-20 | sine module | 85.83 | 20.00 | 0 | one seed, no claim |" in page
+
+
+def test_a_study_of_many_rows_is_judged_by_the_spread_of_all_seeds(stand_in, tmp_path):
+    holdout = ("--data.holdout", "100", "--train.eval_test", "false")
+    assert call(tmp_path / "out", "--seeds", "2", *holdout, name="settings") == 0
+    page = (tmp_path / "out/settings.md").read_text()
+    assert "The standard deviation over seeds, pooled over all rows, is 0.71 points" in page
+    assert "| omega 0.2 - FDA | - | 2 | +20.00 | +28.3 | higher |" in page
+    assert "| omega 0.05 - FDA | - | 2 | +0.00 | +0.0 | within the spread of seeds |" in page
+    assert "standard deviation over the seeds, on 100 held-out training images." in page
+    assert {row["images"] for row in table(tmp_path / "out", "settings")} == {"on 100 held-out training images"}
+
+
+def test_a_run_of_another_budget_is_found_before_anything_is_trained(stand_in, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert call(output, "--seeds", "7-7", "--epochs", "3") == 0
+    calls(stand_in)
+    assert call(output) == 2
+    assert "seed7 holds a run with train.epochs 3, but 2 is wanted" in capsys.readouterr().err
+    assert calls(stand_in) == []
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
@@ -139,7 +168,7 @@ def test_a_failed_run_does_not_lose_the_others_and_is_tried_again(stand_in, tmp_
     behave(stand_in, cifar10_resnet20_dorefa="fail", cifar10_resnet20_fda_no_noise="crash")
     assert call(output) == 1
     assert "2 of 3 runs failed" in capsys.readouterr().err
-    assert [row["runs"] for row in table(output)] == ["0", "0", "1"]
+    assert seeds_of(table(output)) == ["", "", "0"]
     page = (output / "table2.md").read_text()
     assert "failed, seed 0: the loss is not finite (see " in page
     assert "failed, seed 0: killed by signal 9" in page
@@ -207,7 +236,7 @@ def test_a_damaged_run_does_not_lose_the_others(stand_in, tmp_path, damage, caps
     call(output)
     damage(output / "runs/cifar10_resnet20_dorefa/seed0")
     assert call(output, "--resume", "--seeds", "2") == 1
-    assert [row["runs"] for row in table(output)][1:] == ["2", "2"]
+    assert seeds_of(table(output))[-4:] == ["0", "1"] * 2
     assert "failed, seed 0: " in (output / "table2.md").read_text()
     assert "Traceback" not in capsys.readouterr().err
 
@@ -229,7 +258,7 @@ def test_a_damaged_table_of_metrics_is_made_again_by_going_on(stand_in, tmp_path
     assert call(output) == 2
     assert call(output, "--resume") == 0
     assert calls(stand_in) == ["cifar10_resnet20_dorefa seed0 resume"]
-    assert table(output)[0]["runs"] == "1"
+    assert seeds_of(table(output)) == ["0"] * 3
 
 
 def test_what_differs_from_the_recipe_is_in_the_title(stand_in, tmp_path):

@@ -58,8 +58,8 @@ def test_table2_on_digits_is_killed_and_resumed(tmp_path):
     said = go_on(output, *TABLE2)
     assert "seed 0  finished" in said and "[1/3]" not in said
     rows = table(output / "table2.csv")
-    assert [row["runs"] for row in rows] == ["1", "1", "1"]
-    assert all(0 < float(row["top1_mean"]) < 100 for row in rows)
+    assert [row["seed"] for row in rows] == ["0", "0", "0"]
+    assert all(0 < float(row["top1"]) < 100 for row in rows)
     for folder in output.glob("runs/*"):
         assert len(table(folder / "seed0/metrics.csv")) == 1
     assert "**Not the paper's recipe.** These are shortened runs" in (output / "table2.md").read_text()
@@ -85,5 +85,5 @@ def test_table5_on_200_images_is_killed_and_resumed(tmp_path):
     assert len(kill_in_the_middle(output, *study)) == 2
     go_on(output, *study)
     rows = [row for row in table(output / "table5.csv") if row["run"]]
-    assert len(rows) == 11 and {row["runs"] for row in rows} == {"1"}
+    assert len(rows) == 11 and {row["seed"] for row in rows} == {"0"}
     assert "200 made images, 1 of 256 epochs of 2 steps, batch 8." in (output / "table5.md").read_text()

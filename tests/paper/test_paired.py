@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.paper.paired import differences
+from src.paper.paired import differences, seed_deviation
 
 NAMES = ("a", "b", "c", "d")
 
@@ -48,5 +48,12 @@ def test_only_common_seeds_are_compared():
 def test_equal_differences_have_no_spread():
     found = {"a": {0: 60.0, 1: 61.0}, "b": {0: 61.0, 1: 62.0}}
     better, same = differences([("b", "a", None), ("a", "a", None)], found)
-    assert (better.low, better.high, better.verdict) == (1.0, 1.0, "higher")
-    assert same.verdict == "not distinguishable at this budget"
+    assert better.low is None and better.verdict == same.verdict == "no spread, no claim"
+
+
+def test_the_deviation_of_a_seed_is_pooled_over_methods():
+    generator = np.random.default_rng(0)
+    found = {name: dict(enumerate(generator.normal(60, 3, seeds))) for name, seeds in (("a", 5), ("b", 3), ("c", 1))}
+    a, b = (np.var(list(found[name].values()), ddof=1) for name in "ab")
+    assert seed_deviation(found) == pytest.approx(((4 * a + 2 * b) / 6) ** 0.5)
+    assert seed_deviation({"c": {0: 1.0}}) is None
