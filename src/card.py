@@ -2,17 +2,20 @@
 
     python -m src.card pretrained:resnet20_digits --run runs/digits --command "python train.py --config FILE"
 
-evaluates the weights on their test set and writes NAME.md, NAME_curves.png and NAME_confusion.png into --output.
+evaluates the weights on their test set, and on the images held out if there are some, and writes NAME.md,
+NAME_curves.png, NAME_confusion.png and the run's NAME_metrics.csv into --output.
 """
 
+import math
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import cli, runtime
 from .errors import UserError
-from .files import make_folder, write_text
+from .files import make_folder, write_atomically, write_text
 from .run_dir import METRICS, VERSIONS, read_metrics
 
 if TYPE_CHECKING:
@@ -33,7 +36,21 @@ LIMITS = {
     "cifar10": "They know ten classes of small photographs, and call every image one of them. Do not use them where a "
     "wrong answer matters. CIFAR-10 comes without a licence, but with the wish to be cited.",
 }
-NAMED_VERSIONS = ("continued after", "git commit", "python", "processor", "cores", "mindspore", "mindcv", "numpy")
+NAMED_VERSIONS = (
+    "start weights",
+    "data",
+    "continued after",
+    "git commit",
+    "python",
+    "processor",
+    "cores",
+    "mindspore",
+    "mindcv",
+    "numpy",
+    "OMP_NUM_THREADS",
+    "binary layers",
+)
+# These are always in the card, the others where they differ from the default config.
 MAIN_KEYS = (
     "train.epochs",
     "data.batch_size",
@@ -47,6 +64,8 @@ MAIN_KEYS = (
     "noise.enabled",
     "seed",
 )
+NOT_THE_RECIPE = ("output_dir", "data.path", "data.name", "network.name", "network.binary", "data.download")
+ONLY_BINARY = ("network.estimator", "network.weight_quantizer", "network.scale_in_gradient", "noise", "schedules")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,22 +97,37 @@ def main(argv: Sequence[str]) -> int:
     model = load_model(path)
     config = load_config(trained.config, {"data.path": arguments.data_path})
     data = experiment.build_data(config)
-    labels, found = [], []
-    for images, batch_labels in data.test():
-        labels += batch_labels.asnumpy().tolist()
-        found += model.logits(images.asnumpy()).argmax(1).tolist()
-    counts = confusion_matrix(labels, found, labels=range(len(model.classes)))
+
+    def predictions(batches) -> tuple[list[int], list[int]]:
+        labels, found = [], []
+        for images, batch_labels in batches:
+            labels += batch_labels.asnumpy().tolist()
+            found += model.logits(images.asnumpy()).argmax(1).tolist()
+        return labels, found
+
+    counts = confusion_matrix(*predictions(data.test()), labels=range(len(model.classes)))
+    images = f"{data.train_images():,} images for training, {data.test_images():,} for testing"
+    chosen = ""
+    if config.data.holdout:
+        images += f"; {data.validation_images():,} training images are held out, to choose recipe and epoch"
+        right = [label == called for label, called in zip(*predictions(data.validation()), strict=True)]
+        evaluations = [row for row in history if row.get("holdout_top1", math.nan) >= 0]  # NaN: not in this epoch
+        chosen = f"Of the {len(right):,} held-out images {sum(right) / len(right):.2%} are right."
+        best = max(evaluations, key=lambda row: row["holdout_top1"], default=None)
+        if best and round(best["holdout_top1"] * len(right)) == sum(right):
+            chosen += f" No epoch of the run had more than this one, epoch {best['epoch']:.0f}."
+    versions = runtime.versions()
+    evaluated = f"MindSpore {versions['mindspore']} on one {versions['processor']}"
 
     make_folder(output)
     name = path.stem
     scheduled = {"lr", "alpha", *(surrogate.scheduled for surrogate in ESTIMATORS.values())}
     plot_curves(history, [column for column in history[0] if column in scheduled], output / f"{name}_curves.png")
     plot_confusion(counts, model.classes, output / f"{name}_confusion.png")
-    images = f"{data.train_images():,} images for training, {data.test_images():,} for testing"
-    if config.data.holdout:
-        images += f"; {data.validation_images():,} training images are held out, to choose recipe and epoch"
-    versions = (run / VERSIONS).read_text(encoding="utf-8")
-    write_text(output / f"{name}.md", text(name, trained, counts, model.classes, images, arguments.command, versions))
+    write_atomically(output / f"{name}_{METRICS}", lambda partial: shutil.copyfile(run / METRICS, partial))
+    made_by = (run / VERSIONS).read_text(encoding="utf-8")
+    card = text(name, trained, counts, model.classes, images, chosen, evaluated, arguments.command, made_by)
+    write_text(output / f"{name}.md", card)
     print(f"{output / name}.md: top-1 {counts.trace() / counts.sum():.2%} of {counts.sum()} test images")
     return 0
 
@@ -104,6 +138,8 @@ def text(
     counts: "np.ndarray",
     classes: Sequence[str],
     images: str,
+    chosen: str,
+    evaluated: str,
     command: str,
     versions: str,
 ) -> str:
@@ -112,10 +148,12 @@ def text(
     Args:
         counts: (K, K), images of each class (row) that were called each class (column).
         images: how many there are of each kind.
+        chosen: the accuracy on held-out images, and the epoch, in sentences; empty without those.
+        evaluated: the program and processor that counted.
         versions: those of the run.
     """
     config, dataset, prepared = trained.config, trained.config["data"]["name"], trained.preprocessing
-    recipe = [f"| `{key}` | {_value(config, key)} |" for key in MAIN_KEYS]
+    recipe = [f"| `{key}` | {value} |" for key, value in recipe_of(config)]
     right = [
         f"| {label} | {row.sum()} | {row[number] / max(row.sum(), 1):.2%} |"
         for number, (label, row) in enumerate(zip(classes, counts, strict=True))
@@ -127,7 +165,9 @@ def text(
             f"`{config['network']['name']}` on `{dataset}`, "
             f"{'binary' if config['network']['binary'] else 'full precision'}: top-1 "
             f"{counts.trace() / counts.sum():.2%} of {counts.sum()} test images "
-            f"(`python eval.py --checkpoint pretrained:{name}`).",
+            f"(`python eval.py --checkpoint pretrained:{name}`), counted by {evaluated}. Elsewhere up to 5 of 10,000 "
+            "may differ, where a value rounds to another sign.",
+            *([chosen] if chosen else []),
             "",
             "## Data",
             "",
@@ -139,11 +179,15 @@ def text(
             "",
             f"    {command}",
             "",
+            "Keys that are not here are those of `default_config.yaml`.",
+            "",
             "| key | value |",
             "| --- | --- |",
             *recipe,
             "",
             f"![loss and accuracy of each epoch]({name}_curves.png)",
+            "",
+            f"All numbers of each epoch: [{name}_{METRICS}]({name}_{METRICS}).",
             "",
             "## Accuracy of each class",
             "",
@@ -163,6 +207,19 @@ def text(
             "",
         ]
     )
+
+
+def recipe_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The keys that say how the weights were trained, and their values: `MAIN_KEYS`, and all that differ from the
+    default; without those of binary layers if there are none."""
+    from .config import Config, leaf_keys, load_config
+
+    default = load_config().model_dump()
+    for key in (*MAIN_KEYS, *(key for key in leaf_keys(Config) if key not in MAIN_KEYS)):
+        applies = config["network"]["binary"] or not key.startswith(ONLY_BINARY)
+        value = _value(config, key)
+        if applies and key not in NOT_THE_RECIPE and (key in MAIN_KEYS or value != _value(default, key)):
+            yield key, value
 
 
 def _value(config: dict, key: str):

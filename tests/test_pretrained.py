@@ -11,7 +11,7 @@ import yaml
 from mindspore import nn
 from safetensors import safe_open
 
-from src import card, checkpoints, cli, convert, pretrained
+from src import card, checkpoints, cli, convert, pretrained, runtime
 from src.binary import Binarization
 from src.config import load_config
 from src.data import open_dataset
@@ -312,7 +312,12 @@ def test_a_card_says_what_the_weights_are(tmp_path, capsys, monkeypatch):
     optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
     checkpoints.save(tmp_path / "small_digits.ckpt", network, optimizer, config, PREPROCESSING["digits"], None, {})
     (tmp_path / "versions.txt").write_text("git commit: 0123\nprocessor: a chip\nopenvino: 1\n")
-    rows = "epoch,step,lr,n,train_loss,test_top1,test_top5\n1,9,0.1,9,2.5,0.1,0.5\n2,18,0.05,18,2.2,0.2,0.6\n"
+    held_out = next(iter(open_dataset("digits", batch_size=37, holdout=37).validation()))
+    share = float((network.set_train(False)(held_out[0]).asnumpy().argmax(1) == held_out[1].asnumpy()).mean())
+    rows = (
+        "epoch,step,lr,n,train_loss,test_top1,test_top5,holdout_top1\n"
+        f"1,9,0.1,9,2.5,,,\n2,18,0.05,18,2.2,0.2,0.6,{share}\n3,27,0.01,18,2.1,0.2,0.6,{share}\n"
+    )
     (tmp_path / "metrics.csv").write_text(rows)
     drawn = []
     monkeypatch.setattr(curves, "plot_curves", lambda history, scheduled, path: drawn.append((len(history), scheduled)))
@@ -328,13 +333,19 @@ def test_a_card_says_what_the_weights_are(tmp_path, capsys, monkeypatch):
     for part in (
         f"binary: top-1 {right.mean():.2%} of 360 test images",
         "1,400 images for training, 360 for testing; 37 training images are held out",
+        f"Of the 37 held-out images {share:.2%} are right. No epoch of the run had more than this one, epoch 2.",
+        f"counted by MindSpore {ms.__version__} on one {runtime.processor()}",
         "    python train.py --epochs 2",
         "| `train.epochs` | 400 |",
+        "| `network.estimator` | fda |",
+        "| `data.holdout` | 37 |",
         f"| 0 | {len(first_class)} | {first_class.mean():.2%} |",
         "handwritten digits from UCI (CC BY 4.0)",
         "not for reading digits in an application",
         "    git commit: 0123\n    processor: a chip\n",
     ):
         assert part in written, part
-    assert "openvino" not in written and drawn == [(2, ["lr", "n"])]
+    assert "openvino" not in written and drawn == [(3, ["lr", "n"])]
+    assert "output_dir" not in written and "noise.eta" not in written
+    assert (tmp_path / "cards/small_digits_metrics.csv").read_text() == rows
     assert (tmp_path / "cards/small_digits_confusion.png").read_bytes().startswith(b"\x89PNG")
