@@ -17,21 +17,24 @@ def check(data_path: str) -> int:
 
     Args:
         data_path: folder of the data sets.
+
+    Raises:
+        UserError: a data set or a file of weights is damaged.
     """
-    from ..data import open_dataset
+    from ..data.dataset import SOURCES, open_dataset
     from ..deploy import load_model
     from ..training.evaluation import evaluate_function
 
     wrong = 0
     for name, entry in pretrained.read_manifest().items():
         try:
-            data = open_dataset(entry.dataset, path=data_path, batch_size=BATCH_SIZE, augment=False, splits=("test",))
+            SOURCES[entry.dataset].find(data_path, ("test",), download=False)
         except UserError as error:
             print(f"{name}: skipped, because its test set is not there: {error}")
             continue
-        weights = pretrained.weights(name)
-        files = [weights, *([weights.with_name(entry.openvino)] if entry.openvino else [])]
-        for file in files:
+        data = open_dataset(entry.dataset, path=data_path, batch_size=BATCH_SIZE, augment=False, splits=("test",))
+        reference = f"{pretrained.PREFIX}{name}"
+        for file in dict.fromkeys((pretrained.resolve(reference), pretrained.resolve_model(reference))):
             found = evaluate_function(load_model(file).logits, data.test(), data.num_classes)
             images = round((found.top1 - entry.accuracy) * found.images)
             right = abs(images) <= ALLOWED * found.images

@@ -27,9 +27,9 @@ def model_that_is_wrong_on(count: int):
 
 
 @pytest.mark.parametrize(("wrong", "code", "told"), [(5, 0, "as stated"), (6, 1, "-1 images: NOT as stated")])
-def test_each_file_is_compared_with_its_card(monkeypatch, capsys, wrong, code, told):
+def test_each_file_is_compared_with_its_card(monkeypatch, capsys, tmp_path, wrong, code, told):
     monkeypatch.setattr(deploy, "load_model", lambda path: model_that_is_wrong_on(wrong))
-    assert cli.run(paper.main, ["check"]) == code
+    assert cli.run(paper.main, ["check", "--data_path", str(tmp_path)]) == code
     lines = capsys.readouterr().out.splitlines()
     expected = (len(LABELS) - wrong) / len(LABELS)
     names = ("resnet20_digits.safetensors", "resnet20_digits.xml")
@@ -43,6 +43,14 @@ def test_an_entry_without_its_data_is_skipped(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(pretrained, "read_manifest", lambda: {"resnet20_cifar10": entry})
     assert cli.run(paper.main, ["check", "--data_path", str(tmp_path)]) == 0
     assert "resnet20_cifar10: skipped, because its test set is not there: " in capsys.readouterr().out
+
+
+def test_a_damaged_test_set_is_no_missing_one(monkeypatch, capsys, tmp_path):
+    entry = pretrained.read_manifest()["resnet20_digits"].model_copy(update={"dataset": "cifar10"})
+    monkeypatch.setattr(pretrained, "read_manifest", lambda: {"resnet20_cifar10": entry})
+    (tmp_path / "test_batch.bin").write_bytes(b"half")
+    assert cli.run(paper.main, ["check", "--data_path", str(tmp_path)]) == 2
+    assert "test_batch.bin" in capsys.readouterr().err
 
 
 @pytest.mark.slow
