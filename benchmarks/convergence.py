@@ -23,10 +23,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from orders import Worker  # noqa: E402
-
+from benchmarks.orders import Worker, WorkerEnded  # noqa: E402
+from benchmarks.training_step import find_pytorch  # noqa: E402
 from src import cli, runtime  # noqa: E402
 from src.config import load_config  # noqa: E402
+from src.errors import UserError  # noqa: E402
 
 RECIPE = ROOT / "configs/cifar10/resnet20_fp32.yaml"
 COMPARED = {"optimizer.lr": 0.001, "scheduler.name": "constant", "train.epochs": 1, "train.steps_per_epoch": 3}
@@ -42,16 +43,23 @@ def main(argv: Sequence[str]) -> int:
     cli.add_config_flags(parser, {"--data_path": "data.path", "--epochs": "train.epochs"})
     arguments, overrides = cli.parse_config_flags(parser, argv)
     overrides = {"train.epochs": 8, "train.steps_per_epoch": 156, **overrides}
+    torch_python = find_pytorch(arguments.torch_python, "CPU")
     runtime.prepare_environment()
+    print(runtime.circumstances(), flush=True)
     ours, theirs, furthest = [], [], 0.0
     for seed in range(arguments.seeds):
-        command = [arguments.torch_python, str(ROOT / "benchmarks/torch_training.py"), str(arguments.threads)]
+        command = [torch_python, str(ROOT / "benchmarks/torch_training.py"), str(arguments.threads)]
         whole = load_config(RECIPE, {**overrides, "seed": seed})
         first = load_config(RECIPE, {**overrides, **COMPARED, "seed": seed})
-        with tempfile.TemporaryDirectory(prefix="fda_bnn_convergence_") as folder:
-            with Worker(command, Path(folder) / "torch.log") as worker:
+        try:
+            with (
+                tempfile.TemporaryDirectory(prefix="fda_bnn_convergence_") as folder,
+                Worker(command, Path(folder) / "torch.log") as worker,
+            ):
                 compared, _ = train_both(first, Path(folder), worker)
                 losses, accuracies = train_both(whole, Path(folder), worker)
+        except WorkerEnded as error:
+            raise UserError(str(error)) from error
         for step, (own, other) in enumerate(compared, start=1):
             furthest = max(furthest, abs(own - other) / abs(other))
             print(f"seed {seed}, step {step}: loss {own:.7f} here, {other:.7f} in PyTorch")

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import math
-import platform
 import re
 import signal
 import statistics
@@ -486,9 +485,8 @@ def main(argv: Sequence[str]) -> int:
             benchmark.measure(parts)
         except WorkerEnded as error:
             raise UserError(str(error)) from error
-    cores = runtime.usable_cores()
-    print(f"ResNet-20, batch {budget.batch_size}, {cores} cores, medians of {budget.rounds} rounds (least-largest)")
-    print(f"{platform.platform()}, MindSpore {runtime.versions()['mindspore']}, starting commit {START[:7]}\n")
+    print(f"ResNet-20, batch {budget.batch_size}, medians of {budget.rounds} rounds (least-largest)")
+    print(f"{runtime.circumstances()}, starting commit {START[:7]}\n")
     benchmark.print(arguments.json)
     return 0
 

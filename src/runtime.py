@@ -105,6 +105,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def circumstances() -> str:
+    """Code and machine in a line, for the heading of a measurement."""
+    found = versions()
+    return (
+        f"commit {found['git commit']}, MindSpore {found['mindspore']}, {found['processor']}, {found['cores']} core(s)"
+    )
+
+
 def processor() -> str:
     """The name of the processor, as Linux gives it; otherwise its architecture."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mindspore import nn
 
-from benchmarks import distributed, inference, scaling_model, training_step
+from benchmarks import convergence, distributed, inference, scaling_model, training_step
 from benchmarks.orders import Worker, WorkerEnded
 from benchmarks.scaling_model import (
     CASES,
@@ -107,6 +107,7 @@ def test_ratios_are_medians_over_turns(capsys):
         (training_step, ["--parts", "speed"], "invalid choice: 'speed'"),
         (training_step, ["--torch_python", "/no/python"], "/no/python, which cannot be run: No such file"),
         (training_step, ["--torch_python", sys.executable], "which has no PyTorch: see benchmarks/requirements.txt"),
+        (convergence, ["--torch_python", sys.executable], "which has no PyTorch: see benchmarks/requirements.txt"),
     ],
 )
 def test_impossible_arguments_are_refused(program, arguments, sentence):
@@ -322,7 +323,17 @@ def test_a_worker_answers_until_it_ends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["distributed", "inference", "kernels", "operations", "scaling_model", "training_step"]
+    "name",
+    [
+        "convergence",
+        "distributed",
+        "inference",
+        "kernels",
+        "operations",
+        "scaling_model",
+        "step_against_n",
+        "training_step",
+    ],
 )
 def test_help_of_a_benchmark_imports_no_mindspore(name, tmp_path):
     (tmp_path / "mindspore.py").write_text("raise ImportError('MindSpore is imported')")
@@ -334,6 +345,16 @@ def test_help_of_a_benchmark_imports_no_mindspore(name, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "usage: " in done.stdout
+
+
+@pytest.mark.slow
+def test_a_step_is_measured_against_n(tmp_path):
+    options = ("--rounds", 1, "--batch_size", 2, "--output", tmp_path / "figure.png")
+    done = processes.run("benchmarks/step_against_n.py", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| (\d+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", done.stdout, re.MULTILINE)
+    assert rows == ["1", "3", "5", "7", "9", "12", "15", "18"], done.stdout
+    assert done.stdout.startswith("commit ") and (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
