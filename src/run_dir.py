@@ -27,7 +27,7 @@ METRICS = "metrics.csv"  # a row for each epoch
 CURVES = "curves.png"
 VERSIONS = "versions.txt"
 START_WEIGHTS = "start weights"  # in VERSIONS: their checksum
-DATA = "data"  # in VERSIONS: the checksum of the images, in order
+DATA = "data"  # in VERSIONS: the checksum of the images in their order, if they are in memory
 CONTINUED = "continued after"  # in VERSIONS: begins a block of a resumed run
 LOG = "log.txt"  # what was printed
 CHOSEN_ON = "chosen_on"  # column of METRICS: which images choose BEST, "test" or "holdout"; the others hold numbers
@@ -117,7 +117,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 def read_versions(folder: Path) -> list[dict[str, str]]:
     """What made the run, by name: a dictionary for its start, and one for each continuation that something differed
-    in. The last is empty if there is no versions.txt."""
+    in. One empty dictionary if there is no versions.txt."""
     try:
         text = (folder / VERSIONS).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -54,6 +54,13 @@ def interrupted_and_whole(tmp_path: Path, *options, program: tuple[str, ...] = (
     assert "stopped and saved" in output
     assert not (interrupted / "metrics.csv").exists(), "it was stopped within the first epoch, as meant"
 
+    kept = {path: path.read_bytes() for path in interrupted.iterdir() if path.name != "log.txt"}
+    moved = processes.write_cifar10(tmp_path / "other data", processes.CIFAR10_FILES[::-1])
+    done = processes.run(*program, "--resume", interrupted, "--data_path", moved, cwd=tmp_path)
+    assert done.returncode == 2 and f"are not those that {interrupted} was begun with" in done.stderr
+    assert {path: path.read_bytes() for path in interrupted.iterdir() if path.name != "log.txt"} == kept
+    shutil.rmtree(moved)
+
     stopped = processes.modified(last)
     process = processes.start(*program, "--resume", interrupted, cwd=tmp_path)
     processes.wait_for(lambda: processes.modified(last) > stopped, process)

@@ -30,7 +30,7 @@ class ArrayImages(Images):
         self.preprocessing = preprocessing
         self.crop_padding = crop_padding
 
-    def fingerprint(self) -> str:
+    def checksum(self) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(self.pixels))
         digest.update(np.ascontiguousarray(self.labels))
         return digest.hexdigest()

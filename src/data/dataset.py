@@ -110,9 +110,9 @@ class Dataset:
         replaced. None after `train_pipeline`: how many batches a device has read is unknown."""
         return self.reader and sum(self.reader.replaced[: self.delivered])
 
-    def fingerprint(self) -> str | None:
+    def checksum(self) -> str | None:
         """The first 16 digits of a SHA-256 over the images of all open splits, in order; None if each has a file."""
-        found = [images.fingerprint() for images in self.images.values()]
+        found = [images.checksum() for images in self.images.values()]
         if None in found:
             return None
         return hashlib.sha256("".join(found).encode()).hexdigest()[:16]

@@ -43,7 +43,7 @@ class Images(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def fingerprint(self) -> str | None:
+    def checksum(self) -> str | None:
         """The SHA-256 of all pixels and labels, in hexadecimal; None if each image has a file."""
         return None
 

@@ -231,12 +231,15 @@ class SaveCheckpoints(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         progress, count = trainer.progress, trainer.experiment.config.train.keep
-        if progress.best_top1 >= 0 and not self.best.is_file():
-            echo(f"warning: {self.best} is not there: the best of the epochs from here on is written", sys.stderr)
+        lost_best = progress.best_top1 >= 0 and not self.best.is_file()
+        if lost_best:
+            echo(f"warning: {self.best} is missing: the best of the coming epochs is saved there", sys.stderr)
             progress.best_top1 = -1.0
-        if self.went_back:  # update last.ckpt now, in case the run is killed soon
+        if self.went_back or lost_best:  # update last.ckpt now, in case the run is killed soon
             self.on_checkpoint(trainer)
-        elif progress.epoch and progress.step == 0:  # the run may have been killed before it kept this epoch
+        if (
+            not self.went_back and progress.epoch and progress.step == 0
+        ):  # the run may have been killed before it kept this epoch
             trainer.write(lambda: self.keep(progress.epoch))
             self.remove(lambda number: number <= progress.epoch - count)
 

@@ -15,6 +15,7 @@ from .. import experiment as experiments
 from ..binary import chosen_path
 from ..checkpoints import Checkpoint
 from ..config import Config
+from ..data import Dataset
 from ..errors import UserError
 from ..experiment import Experiment
 from ..files import make_folder, write_text
@@ -57,6 +58,8 @@ def train(config: Config, arguments: Namespace, worker: Worker) -> int:
             held.enter_context(lock_run_dir(run_dir))
         checkpoint = find_checkpoint(run_dir, arguments, worker)
         experiment = build_experiment(config, checkpoint, worker)
+        if checkpoint is not None and worker.rank == 0:
+            require_same_images(experiment.data, run_dir)
         check_images(experiment, arguments, checkpoint)
         if worker.rank == 0:  # only worker 0 writes in the folder, so no other worker needs to know its name
             if checkpoint is None:
@@ -133,6 +136,20 @@ def warn_of_other_options(config: Config, initial: Checkpoint) -> None:
         )
 
 
+def require_same_images(data: Dataset, run_dir: Path) -> None:
+    """UserError unless the images are those that the run began with, in the same order, as far as that is known."""
+    recorded = next((block[DATA] for block in read_versions(run_dir) if DATA in block), None)
+    found = data.checksum()
+    if recorded is None or found is None or found == recorded:
+        return
+    where = f" in {data.root}" if data.root else ""
+    raise UserError(
+        f"the images of {data.name}{where} are not those that {run_dir} was begun with, or are in another order"
+        + (", so held-out images would be trained on" if len(data.held_out) else "")
+        + (": give --data_path the folder of those" if data.root else ": install the package that they come with again")
+    )
+
+
 def check_images(experiment: Experiment, arguments: Namespace, checkpoint: Checkpoint | None) -> None:
     """Decode all images with --check_data, else the test images of a new run: one that is damaged would end the run
     after its first epoch."""
@@ -188,27 +205,14 @@ def describe_run(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None)
 
 
 def write_versions(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None) -> None:
-    """Write what made the run, and the checksums of its start and its data; a resumed run adds what differs from then
-    on.
-
-    Raises:
-        UserError: a resumed run began with other images, or with the same ones in another order.
-    """
-    path, data = run_dir / VERSIONS, trainer.experiment.data
-    made_by = {**runtime.versions(), "binary layers": chosen_path()}
-    text = "".join(f"{name}: {value}\n" for name, value in made_by.items())
-    fingerprint = data.fingerprint()
+    """Write what made the run, and the checksum of its start; a resumed run adds what differs from then on."""
+    path = run_dir / VERSIONS
+    made_by = {DATA: trainer.experiment.data.checksum(), **runtime.versions(), "binary layers": chosen_path()}
+    text = "".join(f"{name}: {value}\n" for name, value in made_by.items() if value)
     if checkpoint is None:
-        begun = {START_WEIGHTS: weights_digest(trainer.experiment.network), DATA: fingerprint}
-        known = "".join(f"{name}: {value}\n" for name, value in begun.items() if value)
-        write_text(path, known + text)
+        write_text(path, f"{START_WEIGHTS}: {weights_digest(trainer.experiment.network)}\n{text}")
         return
-    if read_versions(run_dir)[0].get(DATA, fingerprint) != fingerprint:
-        raise UserError(
-            f"the images in {data.root} are not those that {run_dir} was begun with, or in another order, so held-out "
-            "images would be trained on: give --data_path the folder of those"
-        )
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     if not before.endswith(text):
         progress = trainer.progress
         write_text(path, f"{before}\n{CONTINUED} epoch {progress.epoch}, step {progress.step}:\n{text}")

@@ -148,8 +148,17 @@ def test_a_run_that_is_continued_without_its_best_checkpoint_writes_one(tmp_path
     saver.best.unlink()
     saver.on_train_begin(trainer)
     end_of_epoch(trainer, saver, test_top1=0.4)
-    assert f"warning: {saver.best} is not there: the best of the epochs from here on" in capsys.readouterr().err
+    assert f"warning: {saver.best} is missing: the best of the coming epochs" in capsys.readouterr().err
     assert saver.best.read_text() == "2" and trainer.progress.best_top1 == 0.4
+
+
+def test_an_epoch_without_its_best_checkpoint_is_kept_in_the_state_that_says_so(tmp_path):
+    trainer, saver = Pretender(tmp_path), callbacks.SaveCheckpoints(tmp_path)
+    end_of_epoch(trainer, saver, test_top1=0.5)
+    saver.best.unlink()
+    trainer.save = lambda path: path.write_text(str(trainer.progress.best_top1))
+    saver.on_train_begin(trainer)
+    assert saver.last.read_text() == epoch_checkpoints(tmp_path)[1].read_text() == "-1.0"
 
 
 def test_a_failed_save_stops_the_run_and_the_last_good_files_stay(tmp_path):

@@ -11,7 +11,13 @@ from src.checkpoints import Checkpoint
 from src.config import load_config
 from src.errors import UserError
 from src.run_dir import read_versions
-from src.training.run import warn_of_other_draws, warn_of_other_options, weights_digest, write_versions
+from src.training.run import (
+    require_same_images,
+    warn_of_other_draws,
+    warn_of_other_options,
+    weights_digest,
+    write_versions,
+)
 from tests.helpers.networks import create
 
 
@@ -71,11 +77,16 @@ def test_methods_that_start_from_the_same_weights_have_the_same_checksum():
     assert len({digest(0), digest(1), digest(0, weight_init="he_normal")}) == 3
 
 
-def fake_trainer(fingerprint: str | None = "d1") -> SimpleNamespace:
-    data = SimpleNamespace(fingerprint=lambda: fingerprint, root="somewhere")
-    return SimpleNamespace(
-        experiment=SimpleNamespace(network=create("small"), data=data), progress=SimpleNamespace(epoch=3, step=7)
-    )
+class FakeData(SimpleNamespace):
+    name, root, held_out, found = "cifar10", "somewhere", (), "d1"
+
+    def checksum(self) -> str | None:
+        return self.found
+
+
+def fake_trainer(**data) -> SimpleNamespace:
+    experiment = SimpleNamespace(network=create("small"), data=FakeData(**data))
+    return SimpleNamespace(experiment=experiment, progress=SimpleNamespace(epoch=3, step=7))
 
 
 def test_a_run_that_continues_elsewhere_adds_what_differs(tmp_path, monkeypatch):
@@ -89,9 +100,8 @@ def test_a_run_that_continues_elsewhere_adds_what_differs(tmp_path, monkeypatch)
     monkeypatch.setattr(runtime, "versions", lambda: {"git commit": "a", "processor": "second"})
     for _ in range(2):
         write_versions(trainer, tmp_path, resumed)
-        added = (
-            f"\ncontinued after epoch 3, step 7:\ngit commit: a\nprocessor: second\nbinary layers: {chosen_path()}\n"
-        )
+        added = "\ncontinued after epoch 3, step 7:\ndata: d1\ngit commit: a\nprocessor: second\n"
+        added += f"binary layers: {chosen_path()}\n"
         assert (tmp_path / "versions.txt").read_text() == begun + added
     first, second = read_versions(tmp_path)
     assert first["start weights"] == weights_digest(trainer.experiment.network) and first["data"] == "d1"
@@ -100,14 +110,18 @@ def test_a_run_that_continues_elsewhere_adds_what_differs(tmp_path, monkeypatch)
 
 
 def test_a_run_cannot_continue_on_images_in_another_order(tmp_path):
-    write_versions(fake_trainer(), tmp_path, None)
-    before = (tmp_path / "versions.txt").read_text()
-    with pytest.raises(UserError, match=f"the images in somewhere are not those that {tmp_path} was begun with"):
-        write_versions(fake_trainer("d2"), tmp_path, Checkpoint("last.ckpt", {}))
-    assert (tmp_path / "versions.txt").read_text() == before
+    require_same_images(FakeData(), tmp_path)  # nothing is known
+    (tmp_path / "versions.txt").write_text("git commit: a\n")  # begun by older code
+    write_versions(fake_trainer(), tmp_path, Checkpoint("last.ckpt", {}))
+    require_same_images(FakeData(), tmp_path)
+    told = f"the images of cifar10 in somewhere are not those that {tmp_path} was begun with, or are in another order"
+    with pytest.raises(UserError, match=f"{told}: give --data_path the folder of those"):
+        require_same_images(FakeData(found="d2"), tmp_path)
+    with pytest.raises(UserError, match=f"{told}, so held-out images would be trained on: give"):
+        require_same_images(FakeData(found="d2", held_out=(1, 2)), tmp_path)
 
 
 def test_a_run_of_image_files_has_no_checksum_of_its_data(tmp_path):
-    write_versions(fake_trainer(None), tmp_path, None)
-    write_versions(fake_trainer(None), tmp_path, Checkpoint("last.ckpt", {}))
+    write_versions(fake_trainer(found=None), tmp_path, None)
+    require_same_images(FakeData(found=None), tmp_path)
     assert "data" not in read_versions(tmp_path)[0]
