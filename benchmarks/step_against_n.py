@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
     for _ in range(arguments.rounds):
         for key, step in steps.items():
             seconds.setdefault(key, []).append(statistics.median(timed(step, STEPS)))
-    print(f"{runtime.circumstances()}, batch {arguments.batch_size}\n")
+    print(f"{runtime.code_and_machine()}, batch {arguments.batch_size}\n")
     curves = (COSINES, PLAIN, KERNEL)
     rows = [[str(n), *(milliseconds(statistics.median(seconds[curve, n])) for curve in curves)] for n in N]
     print(table(("n", *(f"{curve}, ms" for curve in curves)), rows))

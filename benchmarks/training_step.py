@@ -486,7 +486,7 @@ def main(argv: Sequence[str]) -> int:
         except WorkerEnded as error:
             raise UserError(str(error)) from error
     print(f"ResNet-20, batch {budget.batch_size}, medians of {budget.rounds} rounds (least-largest)")
-    print(f"{runtime.circumstances()}, starting commit {START[:7]}\n")
+    print(f"{runtime.code_and_machine()}, starting commit {START[:7]}\n")
     benchmark.print(arguments.json)
     return 0
 

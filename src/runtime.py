@@ -105,7 +105,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def circumstances() -> str:
+def code_and_machine() -> str:
     """Code and machine in a line, for the heading of a measurement."""
     found = versions()
     return (

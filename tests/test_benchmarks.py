@@ -27,6 +27,7 @@ from benchmarks.scaling_model import (
     ring_allreduce,
 )
 from benchmarks.training_step import BINARY, EAGER, FDA, KEYS, NOISE, OURS, STARTING, STE, Benchmark, Budget
+from src import cli
 from src.errors import UserError
 from src.models import NETWORKS
 from tests.helpers import processes
@@ -345,6 +346,29 @@ def test_help_of_a_benchmark_imports_no_mindspore(name, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "usage: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("apart", "theirs", "good", "told"),
+    [
+        ([1e-6, 9e-6], [60.5, 61.5, 62.5], True, "+0.00 apart, standard error 0.82, within two of them"),
+        ([1e-6, 2e-5], [60.5, 61.5, 62.5], False, "apart by at most 2.0e-05, NOT as asked"),
+        ([1e-6, math.nan], [60.5, 61.5, 62.5], False, "NOT as asked"),
+        ([1e-6, 9e-6], [57.5, 58.5, 59.5], False, "+3.00 apart, standard error 0.82, NOT within two of them"),
+    ],
+)
+def test_convergence_is_judged(apart, theirs, good, told):
+    sentences, found = convergence.judge(apart, [60.5, 61.5, 62.5], theirs)
+    assert found == good and told in "\n".join(sentences)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [(("--seeds", "0"), "--seeds is 0, but must be at least 1"), (("--seed", "3"), "--seed cannot be")],
+)
+def test_convergence_refuses_other_seeds(capsys, flags, told):
+    assert cli.run(convergence.main, ["--torch_python", sys.executable, *flags]) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ with cli.explain_missing_packages():
     from ..pretrained import read_manifest
     from . import estimates, report
     from .estimates import DataSize
-    from .runs import BEGUN, FINISHED, Executor, Run, accuracy, core_shares, lock_output_dir, plan
+    from .runs import BEGUN, FINISHED, Executor, Run, accuracy, core_shares, finished_runs, lock_output_dir, plan
     from .studies import STUDIES, Study
 
 NAMES = ("figure1", "check", *STUDIES)
@@ -198,7 +198,8 @@ def execute(
         time = estimates.spoken(estimates.seconds_left(run, size, rate))
         print(f"{numbers[run.folder]} {run.spec.name}, seed {run.seed}, about {time}; see {run.log}", flush=True)
 
-    report.outcomes(study, runs, failures)  # refuses a run of another config in the folder before hours of training
+    for run in runs:  # refuses a run of another config, with whatever seed, before hours of training
+        finished_runs(run.spec, run.output, run.overrides)
     stopped = []
     for run, reason in executor.execute([run for run in runs if run.state() != FINISHED], begin):
         if executor.stopped and run.state() != FINISHED:

@@ -2,22 +2,23 @@
 
 import csv
 import io
-import math
+import shlex
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import Config, load_config
 from ..files import write_text
-from ..run_dir import CONFIG, START_WEIGHTS, read_versions
-from .paired import Difference, differences, seed_deviation, unjudged
+from ..run_dir import CONFIG, DATA, START_WEIGHTS, read_versions
+from .paired import ONE_SEED, Difference, differences, seed_deviation
 from .runs import CIRCUMSTANCES, Run, accuracy, finished_runs, recipe_file
 from .runs import differences as config_differences
 from .studies import Row, Study
 
 MEASURES = ("top-1", "top-5")
-MADE_BY = ("git commit", "mindspore", "processor", "cores", "binary layers")  # of a run's versions, for the report
+MADE_BY = ("git commit", "mindspore", "processor", "cores", "binary layers", DATA)  # of a run's versions
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,13 @@ def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[O
 
 
 def compare(study: Study, results: list[Outcome]) -> list[Difference]:
-    """Return the differences that the study asks for, in top-1; without intervals for a study of many rows."""
+    """Return the differences that the study asks for, in top-1."""
     by_method = {result.row.method: result for result in results}
     pairs = []
     for first, second in study.pairs:
         figures = [by_method[method].row.figure(0) for method in (first, second)]
         pairs.append((first, second, None if None in figures else figures[0] - figures[1]))
-    accuracies = top1_by_seed(results)
-    return unjudged(pairs, accuracies) if study.many_rows else differences(pairs, accuracies)
+    return differences(pairs, top1_by_seed(results), study.pooled)
 
 
 def top1_by_seed(results: list[Outcome]) -> dict[str, dict[int, float]]:
@@ -176,7 +176,7 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
             reported = result.row.figure(measure)
             cells += ["-" if reported is None else f"{reported:.{study.digits}f}", spread(result.accuracy(measure))]
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
-        notes = [result.row.note, "one seed, no claim" if len(result.runs) == 1 else ""]
+        notes = [result.row.note, ONE_SEED if len(result.runs) == 1 else ""]
         notes += [f"failed, {reason}" for reason in result.failures]
         cells.append(counted(result) if result.row.spec else "only the paper's number")
         cells.append("; ".join(filter(None, notes)).replace("|", "/"))
@@ -188,8 +188,8 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     many = any(len(result.runs) > 1 for result in results)
     spread_told = ", mean ± standard deviation over the seeds" if many else ""
     timing = (
-        " Step times include whatever else the machine did during the runs; benchmarks/step_against_n.py measures them "
-        "alone."
+        " Step times include whatever else the machine did during the runs; benchmarks/step_against_n.py measures "
+        "only the step."
         if timed
         else ""
     )
@@ -203,7 +203,7 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
 {paired_table(study, results)}{start_weights(results)}
 ![{study.title}]({study.name}.png)
 {made_by(results)}
-The last command, to which finished runs of earlier ones were added; and one of the runs:
+The last command (finished runs of earlier ones are included), and how to repeat one run:
 
     {made_with.command}
 {single_run(results)}"""
@@ -211,19 +211,21 @@ The last command, to which finished runs of earlier ones were added; and one of 
 
 def counted(result: Outcome) -> str:
     """The seeds of the finished runs, and of how many they are if some are missing."""
+    if not result.runs:
+        return f"none of {result.planned}"
     found = spoken_seeds(result.seeds)
     return found if len(result.runs) == result.planned else f"{found}: {len(result.runs)} of {result.planned}"
 
 
 def spoken_seeds(seeds: list[int]) -> str:
-    """`0-2, 7` for 0, 1, 2 and 7; a dash for none."""
+    """`0-2, 7` for 0, 1, 2 and 7."""
     groups: list[list[int]] = []
     for seed in sorted(seeds):
         if groups and seed == groups[-1][-1] + 1:
             groups[-1].append(seed)
         else:
             groups.append([seed])
-    return ", ".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups) or "-"
+    return ", ".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)
 
 
 def paired_table(study: Study, results: list[Outcome]) -> str:
@@ -231,68 +233,56 @@ def paired_table(study: Study, results: list[Outcome]) -> str:
     found = compare(study, results)
     if not any(one.values for one in found):
         return ""
-    deviation = seed_deviation(top1_by_seed(results))
-    judged = "in deviations of a seed" if study.many_rows else "interval"
     lines = [
-        f"| difference, top-1 points | paper | seeds | mean | {judged} | |",
+        "| difference, top-1 points | paper | seeds | mean | interval | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for one in found:
-        reported = "-" if one.reported is None else f"{one.reported:+.2f}"
-        mean = statistics.mean(one.values) if one.values else math.nan
-        if study.many_rows:
-            ratio = mean / deviation if deviation else math.nan
-            bounds, verdict = f"{ratio:+.1f}" if math.isfinite(ratio) else "-", against_deviation(one, ratio)
-        else:
-            bounds, verdict = "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}", one.verdict
-        shown = f"{mean:+.2f}" if one.values else "-"
-        lines.append(
-            f"| {one.first} - {one.second} | {reported} | {len(one.values)} | {shown} | {bounds} | {verdict} |"
-        )
+        cells = [
+            f"{one.first} - {one.second}",
+            "-" if one.reported is None else f"{one.reported:+.2f}",
+            str(len(one.values)),
+            f"{one.mean:+.2f}" if one.values else "-",
+            "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}",
+            one.verdict,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     table = "\n".join(lines)
-    told = "An interval (Student's t) holds 0 exactly if Holm's test of the whole table, at 5 %, finds no difference."
-    if study.many_rows:
-        told = (
-            f"The standard deviation over seeds, pooled over all rows, is {deviation:.2f} points; what is within two "
-            "of them may be chance, and so may one of many rows that is a little beyond."
-            if deviation
-            else "With one seed of each, nothing can be said."
+    spread_told = ""
+    if study.pooled and (known := seed_deviation(top1_by_seed(results))) is not None:
+        spread_told = (
+            f" The standard error comes from all rows: without what a seed does to all of them, a method's standard "
+            f"deviation over seeds is {known[0]:.2f} points ({known[1]} degrees of freedom)."
         )
     return f"""
-Differences between runs with the same seed: they saw the same images, and started from the same weights where the
-checksums below are the same. {told}
+Differences between runs with the same seed: they saw the same images in the same order, and started from the same
+weights where the checksums below are the same. An interval (Student's t) holds 0 exactly if Holm's test of the whole
+table, at 5 %, finds no difference.{spread_told}
 
 {table}
 """
 
 
-def against_deviation(one: Difference, ratio: float) -> str:
-    """What may be said of a mean difference that is `ratio` deviations of a seed."""
-    if len(one.values) < 2 or not math.isfinite(ratio):
-        return "one seed, no claim" if one.values else "not run"
-    if abs(ratio) <= 2:
-        return "within the spread of seeds"
-    return "higher" if ratio > 0 else "lower"
-
-
 def made_by(results: list[Outcome]) -> str:
-    """What code and which machines made the runs, and how many runs each; runs that continued elsewhere count for
-    both. Empty if nothing is known."""
+    """Which code, data and machines made the runs; empty if nothing is known. A run that continued with other code or
+    on another machine is counted for each."""
     runs = {
         run.folder: versions for result in results for run, versions in zip(result.runs, result.versions, strict=True)
     }
-    counts: dict[tuple[str, ...], int] = {}
-    for versions in runs.values():
-        for key in {tuple(block.get(name, "unknown") for name in MADE_BY) for block in versions if block}:
-            counts[key] = counts.get(key, 0) + 1
+    found = [
+        {tuple(block.get(name, "unknown") for name in MADE_BY) for block in each if block} for each in runs.values()
+    ]
+    counts = Counter(key for keys in found for key in keys)
     if not counts:
         return ""
     lines = [
         f"- {count} of {len(runs)} runs: commit {commit}, MindSpore {mindspore}, {processor}, {cores} core(s), binary "
-        f"layers computed by {layers}"
-        for (commit, mindspore, processor, cores, layers), count in sorted(counts.items())
+        f"layers computed by {layers}, checksum of the data {data}"
+        for (commit, mindspore, processor, cores, layers, data), count in sorted(counts.items())
     ]
-    return "\nMade by:\n\n" + "\n".join(lines) + "\n"
+    continued = any(len(keys) > 1 for keys in found)
+    note = " A run that continued with other code or on another machine is counted for each." if continued else ""
+    return f"\nMade by:{note}\n\n" + "\n".join(lines) + "\n"
 
 
 def single_run(results: list[Outcome]) -> str:
@@ -301,7 +291,10 @@ def single_run(results: list[Outcome]) -> str:
         for run, versions in zip(result.runs, result.versions, strict=True):
             cores = versions[0].get("cores", "")
             prefix = f"taskset --cpu-list 0-{int(cores) - 1} " if cores.isdecimal() else ""
-            return f"    {prefix}python train.py --config {run.folder}/{CONFIG} --output_dir runs/again\n"
+            if (threads := versions[0].get("OMP_NUM_THREADS", "")).isdecimal():
+                prefix = f"OMP_NUM_THREADS={threads} {prefix}"
+            config = shlex.quote(str(run.folder / CONFIG))
+            return f"    {prefix}python train.py --config {config} --output_dir runs/again\n"
     return ""
 
 
@@ -328,7 +321,9 @@ def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     header = ["network", "method", "paper_top1", "paper_top5", "run", "seed", "top1", "top5", "step_ms"]
-    writer.writerow([*header, "images", "start_weights", *MADE_BY, "data_set", "epochs", "steps", "not_the_recipe"])
+    writer.writerow(
+        [*header, "images", "start_weights", *MADE_BY, "data_set", "epochs", "steps_per_epoch", "not_the_recipe"]
+    )
     for result in results:
         row = result.row
         reported = ["" if row.figure(measure) is None else row.figure(measure) for measure in (0, 1)]
@@ -342,7 +337,9 @@ def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
             result.versions,
         )
         for run, top1, top5, time, start, versions in zip(*columns, strict=True):
-            made = [" then ".join(dict.fromkeys(block.get(name, "") for block in versions)) for name in MADE_BY]
+            made = [
+                " then ".join(dict.fromkeys(block[name] for block in versions if name in block)) for name in MADE_BY
+            ]
             figures = [run.seed, round(top1, 4), round(top5, 4), time and round(time, 2), made_with.images, start]
             writer.writerow([*first, *figures, *made, *last])
         if not result.runs:

@@ -45,7 +45,7 @@ class Study:
     rows: tuple[Row, ...]
     finding: str
     pairs: tuple[tuple[str, str], ...] = ()  # methods whose difference is of interest: the first less the second
-    many_rows: bool = False  # so many that few seeds are run: differences are judged by the spread of all seeds
+    pooled: bool = False  # many rows for few seeds: differences are judged by the spread of all runs
 
     @property
     def digits(self) -> int:
@@ -216,11 +216,11 @@ FIGURE4 = Study(
 
 
 def _against_one(
-    name: str, title: str, dataset: str, rows: tuple[Row, ...], finding: str, baseline: str, many_rows: bool = False
+    name: str, title: str, dataset: str, rows: tuple[Row, ...], finding: str, baseline: str, pooled: bool = False
 ) -> Study:
     """A study that compares every other row with the method `baseline`."""
     others = [row.method for row in rows if row.method != baseline]
-    return Study(name, title, dataset, rows, finding, tuple((method, baseline) for method in others), many_rows)
+    return Study(name, title, dataset, rows, finding, tuple((method, baseline) for method in others), pooled)
 
 
 # What the paper leaves open, and what else is known: no row has a number of the paper.
@@ -286,7 +286,7 @@ def _changed(suffix: str, **changes) -> RunSpec:
 
 SETTINGS = _against_one(
     "settings",
-    "The sine module and what its gradient depends on",
+    "The sine module with other settings",
     "cifar10",
     (
         Row("ResNet-20", "FDA", spec=_resnet20("fda_no_noise")),
@@ -311,10 +311,10 @@ SETTINGS = _against_one(
         Row("ResNet-20", "weights by STE", spec=_changed("weights_ste", network__weight_estimator="clipped_ste")),
     ),
     "The peak of the gradient is 4 omega (n + 1) / pi: omega scales it, as the learning rate does for the weights, and "
-    "moves its zeros; two rows change both, so that the peak times the learning rate stays. The wider start is 2.4 "
+    "moves its zeros; two rows change both, so that their product stays the same. The wider start is 2.4 "
     "times as wide.",
     "FDA",
-    many_rows=True,
+    pooled=True,
 )
 
 ALL = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIGURE3, FIGURE4, NOISE, BOUND, ESTIMATORS, SETTINGS)

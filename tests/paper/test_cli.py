@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,8 +84,8 @@ def test_executes_every_run_with_every_seed_and_reports_mean_and_spread(stand_in
     assert "**Not the paper's recipe.** These are shortened runs" in page
     difference = "| sine and noise modules - STE | +1.76 | 2 | +0.00 | - | no spread, no claim |"
     assert difference in page and page.count("no spread, no claim") == 3
-    made_by = "6 of 6 runs: commit c1, MindSpore 2, a chip, 2 core(s), binary layers computed by native kernels"
-    assert made_by in page
+    made_by = "6 of 6 runs: commit c1, MindSpore 2, a chip, 2 core(s), binary layers computed by native kernels, "
+    assert f"\nMade by:\n\n- {made_by}checksum of the data unknown\n" in page
     again = f"taskset --cpu-list 0-1 python train.py --config {output}/runs/{TABLE2[0]}/seed0/config.yaml --output_dir"
     assert again in page
     assert "Start weights, by checksum, noise modules left out: seed 0 start0; seed 1 start1." in page
@@ -138,11 +139,37 @@ def test_a_study_of_many_rows_is_judged_by_the_spread_of_all_seeds(stand_in, tmp
     holdout = ("--data.holdout", "100", "--train.eval_test", "false")
     assert call(tmp_path / "out", "--seeds", "2", *holdout, name="settings") == 0
     page = (tmp_path / "out/settings.md").read_text()
-    assert "The standard deviation over seeds, pooled over all rows, is 0.71 points" in page
-    assert "| omega 0.2 - FDA | - | 2 | +20.00 | +28.3 | higher |" in page
-    assert "| omega 0.05 - FDA | - | 2 | +0.00 | +0.0 | within the spread of seeds |" in page
+    assert "a method's standard deviation over seeds is 0.55 points (11 degrees of freedom)." in page
+    assert re.search(r"\| omega 0.2 - FDA \| - \| 2 \| \+21.00 \| \+19.\d\d to \+22.\d\d \| higher \|", page)
+    assert re.search(r"\| omega 0.05 - FDA \| - \| 2 \| \+0.00 \| -\S+ to \+\S+ \| not distinguishable at", page)
     assert "standard deviation over the seeds, on 100 held-out training images." in page
     assert {row["images"] for row in table(tmp_path / "out", "settings")} == {"on 100 held-out training images"}
+
+
+def test_runs_that_continued_elsewhere_are_counted_for_both(stand_in, tmp_path):
+    output = tmp_path / "ä b"
+    assert call(output) == 0
+    versions = output / "runs" / TABLE2[0] / "seed0/versions.txt"
+    versions.write_text(versions.read_text() + "\ncontinued after epoch 1, step 0:\ndata: d\nprocessor: another\n")
+    (output / "runs" / TABLE2[1] / "seed0/versions.txt").unlink()
+    assert call(output) == 0
+    page = (output / "table2.md").read_text()
+    assert "A run that continued with other code or on another machine is counted for each." in page
+    assert "- 2 of 3 runs: commit c1, MindSpore 2, a chip, 2 core(s)" in page
+    assert "- 1 of 3 runs: commit unknown, MindSpore unknown, another, unknown core(s)" in page
+    assert f"--config '{output}/runs/{TABLE2[0]}/seed0/config.yaml' --output_dir" in page
+    first, second, _ = table(output)
+    assert (first["processor"], first["data"], second["processor"]) == ("a chip then another", "d", "")
+
+
+def test_missing_runs_and_gaps_are_told(stand_in, tmp_path):
+    output = tmp_path / "out"
+    behave(stand_in, **{TABLE2[0]: "fail"})
+    assert call(output, "--seeds", "2") == 1
+    behave(stand_in)
+    assert "| ResNet-20 | STE | 84.44 | - | none of 2 | failed" in (output / "table2.md").read_text()
+    assert call(output, "--seeds", "4-5", "--resume") == 0
+    assert "| ResNet-20 | sine module | 85.83 | 22.50 ± 2.38 | 0-1, 4-5 |" in (output / "table2.md").read_text()
 
 
 def test_a_run_of_another_budget_is_found_before_anything_is_trained(stand_in, tmp_path, capsys):
