@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import cli, runtime
+from .config import RESUMABLE, Config, leaf_keys, load_config
 from .errors import UserError
 from .files import make_folder, write_atomically, write_text
+from .pretrained import ALLOWED
 from .run_dir import METRICS, VERSIONS, read_metrics
 
 if TYPE_CHECKING:
@@ -50,7 +52,6 @@ NAMED_VERSIONS = (
     "OMP_NUM_THREADS",
     "binary layers",
 )
-# These are always in the card, the others where they differ from the default config.
 MAIN_KEYS = (
     "train.epochs",
     "data.batch_size",
@@ -64,7 +65,7 @@ MAIN_KEYS = (
     "noise.enabled",
     "seed",
 )
-NOT_THE_RECIPE = ("output_dir", "data.path", "data.name", "network.name", "network.binary", "data.download")
+NOT_THE_RECIPE = RESUMABLE | {"output_dir", "data.name", "network.name", "network.binary"}
 ONLY_BINARY = ("network.estimator", "network.weight_quantizer", "network.scale_in_gradient", "noise", "schedules")
 
 
@@ -87,7 +88,6 @@ def main(argv: Sequence[str]) -> int:
 
     from . import checkpoints, experiment
     from .binary.estimators import ESTIMATORS
-    from .config import load_config
     from .deploy import load_model
     from .training.curves import plot_confusion, plot_curves
 
@@ -111,11 +111,11 @@ def main(argv: Sequence[str]) -> int:
     if config.data.holdout:
         images += f"; {data.validation_images():,} training images are held out, to choose recipe and epoch"
         right = [label == called for label, called in zip(*predictions(data.validation()), strict=True)]
-        evaluations = [row for row in history if row.get("holdout_top1", math.nan) >= 0]  # NaN: not in this epoch
         chosen = f"Of the {len(right):,} held-out images {sum(right) / len(right):.2%} are right."
-        best = max(evaluations, key=lambda row: row["holdout_top1"], default=None)
-        if best and round(best["holdout_top1"] * len(right)) == sum(right):
-            chosen += f" No epoch of the run had more than this one, epoch {best['epoch']:.0f}."
+        evaluations = [row for row in history if row.get("holdout_top1", math.nan) >= 0]  # NaN: not in this epoch
+        if evaluations:
+            best = max(evaluations, key=lambda row: row["holdout_top1"])
+            chosen += f" The best epoch of the run by them was epoch {best['epoch']:.0f}, {best['holdout_top1']:.2%}."
     versions = runtime.versions()
     evaluated = f"MindSpore {versions['mindspore']} on one {versions['processor']}"
 
@@ -153,6 +153,7 @@ def text(
         versions: those of the run.
     """
     config, dataset, prepared = trained.config, trained.config["data"]["name"], trained.preprocessing
+    allowed = int(ALLOWED * counts.sum())
     recipe = [f"| `{key}` | {value} |" for key, value in recipe_of(config)]
     right = [
         f"| {label} | {row.sum()} | {row[number] / max(row.sum(), 1):.2%} |"
@@ -165,8 +166,12 @@ def text(
             f"`{config['network']['name']}` on `{dataset}`, "
             f"{'binary' if config['network']['binary'] else 'full precision'}: top-1 "
             f"{counts.trace() / counts.sum():.2%} of {counts.sum()} test images "
-            f"(`python eval.py --checkpoint pretrained:{name}`), counted by {evaluated}. Elsewhere up to 5 of 10,000 "
-            "may differ, where a value rounds to another sign.",
+            f"(`python eval.py --checkpoint pretrained:{name}`), counted by {evaluated}."
+            + (
+                f" Elsewhere up to {allowed} images may differ, where a value rounds to another sign."
+                if allowed
+                else ""
+            ),
             *([chosen] if chosen else []),
             "",
             "## Data",
@@ -212,8 +217,6 @@ def text(
 def recipe_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The keys that say how the weights were trained, and their values: `MAIN_KEYS`, and all that differ from the
     default; without those of binary layers if there are none."""
-    from .config import Config, leaf_keys, load_config
-
     default = load_config().model_dump()
     for key in (*MAIN_KEYS, *(key for key in leaf_keys(Config) if key not in MAIN_KEYS)):
         applies = config["network"]["binary"] or not key.startswith(ONLY_BINARY)

@@ -249,6 +249,34 @@ def test_a_network_has_a_binary_default_and_one_in_full_precision(folder, tmp_pa
     write_manifest(tmp_path, {NAME: entry(folder, default=True)})
     with pytest.raises(UserError, match="no pretrained weights 'resnet20' in full precision: there are"):
         pretrained.find("resnet20", tmp_path, binary=False)
+    write_manifest(tmp_path, {f"{NAME}_fp32": entry(folder, binary=False)})
+    with pytest.raises(UserError, match=f"no pretrained weights 'resnet20' with binary layers: there are {NAME}_fp32"):
+        pretrained.find("resnet20", tmp_path)
+
+
+def test_create_model_takes_the_default_of_its_precision(folder, tmp_path, monkeypatch):
+    (tmp_path / f"{NAME}.safetensors").write_bytes((folder / f"{NAME}.safetensors").read_bytes())
+    found = checkpoints.read(folder / f"{NAME}.safetensors")
+    plain = Binarization.full_precision()
+    network = create_model("resnet20", binarization=plain)
+    config = {**found.config, "network": {**found.config["network"], "binary": False}}
+    path = tmp_path / f"{NAME}_fp32.safetensors"
+    values = {name: parameter.asnumpy() for name, parameter in network.parameters_dict().items()}
+    plain_weights = checkpoints.Checkpoint("x", values, config=config, preprocessing=found.preprocessing)
+    checkpoints.save_weights(path, plain_weights)
+    other = entry(tmp_path, binary=False, default=True, file=path.name, sha256={path.name: sha256(path)})
+    write_manifest(tmp_path, {NAME: entry(folder, default=True), f"{NAME}_fp32": other})
+    monkeypatch.setattr(pretrained, "FOLDERS", (tmp_path,))
+    for binarization, source in ((plain, values), (Binarization(), found.parameters)):
+        built = create_model("resnet20", pretrained=True, binarization=binarization)
+        np.testing.assert_array_equal(built.linear.weight.asnumpy(), source["linear.weight"])
+
+
+def test_the_recipe_of_a_full_precision_network_has_no_keys_of_binary_layers():
+    changes = {"network.binary": False, "data.num_parallel_workers": 1, "optimizer.lr": 0.2, "noise.amplitude": 0.5}
+    recipe = dict(card.recipe_of(load_config(overrides=changes).model_dump()))
+    assert recipe["optimizer.lr"] == 0.2 and recipe["train.epochs"] == 400
+    assert not [key for key in recipe if key.startswith(("noise", "schedules", "network", "data.num"))]
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [\n", "a: 1\n", None])
@@ -333,7 +361,7 @@ def test_a_card_says_what_the_weights_are(tmp_path, capsys, monkeypatch):
     for part in (
         f"binary: top-1 {right.mean():.2%} of 360 test images",
         "1,400 images for training, 360 for testing; 37 training images are held out",
-        f"Of the 37 held-out images {share:.2%} are right. No epoch of the run had more than this one, epoch 2.",
+        f"Of the 37 held-out images {share:.2%} are right. The best epoch of the run by them was epoch 2, {share:.2%}.",
         f"counted by MindSpore {ms.__version__} on one {runtime.processor()}",
         "    python train.py --epochs 2",
         "| `train.epochs` | 400 |",
@@ -346,6 +374,6 @@ def test_a_card_says_what_the_weights_are(tmp_path, capsys, monkeypatch):
     ):
         assert part in written, part
     assert "openvino" not in written and drawn == [(3, ["lr", "n"])]
-    assert "output_dir" not in written and "noise.eta" not in written
+    assert "output_dir" not in written and "noise.eta" not in written and "Elsewhere" not in written
     assert (tmp_path / "cards/small_digits_metrics.csv").read_text() == rows
     assert (tmp_path / "cards/small_digits_confusion.png").read_bytes().startswith(b"\x89PNG")
