@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 
 import mindspore as ms
 import mindspore.dataset as engine
@@ -110,6 +111,7 @@ class Dataset:
         replaced. None after `train_pipeline`: how many batches a device has read is unknown."""
         return self.reader and sum(self.reader.replaced[: self.delivered])
 
+    @cached_property
     def checksum(self) -> str | None:
         """The first 16 digits of a SHA-256 over the images of all open splits, in order; None if each has a file."""
         found = [images.checksum() for images in self.images.values()]

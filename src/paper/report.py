@@ -251,7 +251,7 @@ def paired_table(study: Study, results: list[Outcome]) -> str:
     spread_told = ""
     if study.pooled and (known := seed_deviation(top1_by_seed(results))) is not None:
         spread_told = (
-            f" The standard error comes from all rows: without what a seed does to all of them, a method's standard "
+            " The standard error comes from all rows: without what a seed does to all of them, a method's standard "
             f"deviation over seeds is {known[0]:.2f} points ({known[1]} degrees of freedom)."
         )
     return f"""

@@ -237,9 +237,8 @@ class SaveCheckpoints(Callback):
             progress.best_top1 = -1.0
         if self.went_back or lost_best:  # update last.ckpt now, in case the run is killed soon
             self.on_checkpoint(trainer)
-        if (
-            not self.went_back and progress.epoch and progress.step == 0
-        ):  # the run may have been killed before it kept this epoch
+        if not self.went_back and progress.epoch and progress.step == 0:
+            # The run may have been killed before it kept this epoch.
             trainer.write(lambda: self.keep(progress.epoch))
             self.remove(lambda number: number <= progress.epoch - count)
 

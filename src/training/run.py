@@ -139,7 +139,7 @@ def warn_of_other_options(config: Config, initial: Checkpoint) -> None:
 def require_same_images(data: Dataset, run_dir: Path) -> None:
     """UserError unless the images are those that the run began with, in the same order, as far as that is known."""
     recorded = next((block[DATA] for block in read_versions(run_dir) if DATA in block), None)
-    found = data.checksum()
+    found = data.checksum
     if recorded is None or found is None or found == recorded:
         return
     where = f" in {data.root}" if data.root else ""
@@ -207,7 +207,7 @@ def describe_run(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None)
 def write_versions(trainer: Trainer, run_dir: Path, checkpoint: Checkpoint | None) -> None:
     """Write what made the run, and the checksum of its start; a resumed run adds what differs from then on."""
     path = run_dir / VERSIONS
-    made_by = {DATA: trainer.experiment.data.checksum(), **runtime.versions(), "binary layers": chosen_path()}
+    made_by = {DATA: trainer.experiment.data.checksum, **runtime.versions(), "binary layers": chosen_path()}
     text = "".join(f"{name}: {value}\n" for name, value in made_by.items() if value)
     if checkpoint is None:
         write_text(path, f"{START_WEIGHTS}: {weights_digest(trainer.experiment.network)}\n{text}")

@@ -139,7 +139,7 @@ class Trainer:
         self.heartbeat.note("comparing the workers", waiting=True)
         self._require_the_same(self.experiment.config.model_dump(exclude=OF_A_MACHINE), "a different config")
         data = self.experiment.data
-        images = [self.experiment.steps_per_epoch, data.train_images(), data.test_images(), data.checksum()]
+        images = [self.experiment.steps_per_epoch, data.train_images(), data.test_images(), data.checksum]
         self._require_the_same([images, data.preprocessing.to_dict()], "different data")
         self._require_the_same_state("at the start")
         self._each("on_train_begin")

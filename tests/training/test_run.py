@@ -78,10 +78,7 @@ def test_methods_that_start_from_the_same_weights_have_the_same_checksum():
 
 
 class FakeData(SimpleNamespace):
-    name, root, held_out, found = "cifar10", "somewhere", (), "d1"
-
-    def checksum(self) -> str | None:
-        return self.found
+    name, root, held_out, checksum = "cifar10", "somewhere", (), "d1"
 
 
 def fake_trainer(**data) -> SimpleNamespace:
@@ -116,12 +113,12 @@ def test_a_run_cannot_continue_on_images_in_another_order(tmp_path):
     require_same_images(FakeData(), tmp_path)
     told = f"the images of cifar10 in somewhere are not those that {tmp_path} was begun with, or are in another order"
     with pytest.raises(UserError, match=f"{told}: give --data_path the folder of those"):
-        require_same_images(FakeData(found="d2"), tmp_path)
+        require_same_images(FakeData(checksum="d2"), tmp_path)
     with pytest.raises(UserError, match=f"{told}, so held-out images would be trained on: give"):
-        require_same_images(FakeData(found="d2", held_out=(1, 2)), tmp_path)
+        require_same_images(FakeData(checksum="d2", held_out=(1, 2)), tmp_path)
 
 
 def test_a_run_of_image_files_has_no_checksum_of_its_data(tmp_path):
-    write_versions(fake_trainer(found=None), tmp_path, None)
-    require_same_images(FakeData(found=None), tmp_path)
+    write_versions(fake_trainer(checksum=None), tmp_path, None)
+    require_same_images(FakeData(checksum=None), tmp_path)
     assert "data" not in read_versions(tmp_path)[0]
