@@ -1,11 +1,13 @@
 """The process: environment, device, mode, seed, rank and world size. Called by the CLI; imports MindSpore late."""
 
 import _thread
+import atexit
 import logging
 import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,8 @@ class Worker:
 
 
 def prepare_environment() -> None:
-    """Set environment variables that MindSpore reads on import, unless the user did. Call it before the import."""
+    """Set environment variables that MindSpore reads on import, unless the user did, and let programs with a network in
+    a global variable end without errors. Call it before the import."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         # With AVX-512, MindSpore's oneDNN uses a reference loop for convolutions in its layout, 40 times slower.
         os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
@@ -30,6 +33,15 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # 3: only errors. Internal warnings of the framework would hide the progress bar.
     os.environ.setdefault("GLOG_v", "3")
+    atexit.register(_release_main_module)
+
+
+def _release_main_module() -> None:
+    """MindSpore's data sets import dill, which keeps the main module until MindSpore's own modules are gone. Each layer
+    of a network there would print that it cannot be deleted."""
+    for name in ("dill._dill", "dill.session"):
+        if name in sys.modules:
+            sys.modules[name]._main_module = None
 
 
 def deliver_interrupts() -> None:

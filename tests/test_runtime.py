@@ -51,3 +51,12 @@ def test_no_thread_has_started_when_interrupts_are_set_up():
     program = "import psutil, train; print(psutil.Process().num_threads())"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_a_script_with_a_network_in_a_global_variable_ends_in_silence():
+    program = """from src import runtime
+runtime.prepare_environment()
+from src.models import create_model
+network = create_model("resnet20")"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
