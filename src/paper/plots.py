@@ -1,30 +1,39 @@
 """The figures of the studies: the paper's numbers next to ours. Drawn without pyplot or an interactive backend."""
 
 import statistics
+import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..files import write_atomically
-from .runs import accuracy
 
-PAPER, OURS = "0.65", "tab:blue"
+PAPER, OURS = "0.5", "tab:blue"
+LETTERS_PER_INCH = 12  # of a title
 
 
 def draw(study, results, made_with, path: Path) -> None:
-    """Write the figure of a study as a PNG: curves for figure 3 and figure 4, bars for tables.
+    """Write the figure of a study as a PNG: curves for figure 3 and figure 4, a point for each run for tables.
+
+    The paper's accuracies are drawn unless the runs are of another recipe or length.
 
     Args:
         study, results, made_with: those of `report.write`.
     """
-    drawers = {"figure3": _against_n, "figure4": _over_epochs}
-    figure = drawers[study.name](results) if study.name in drawers else _bars(results, study.digits)
-    budget = f"{made_with}; accuracy {made_with.images}"
-    figure.suptitle("\n".join(filter(None, (study.title, budget, made_with.caution))), fontsize=10)
+    comparable = not made_with.caution
+    if study.name == "figure3":
+        figure = _against_n(results)
+    elif study.name == "figure4":
+        figure = _over_epochs(results, comparable)
+    else:
+        figure = _points(results, study.digits, comparable)
+    lines = (study.title, f"{made_with}; accuracy {made_with.images}", made_with.caution)
+    width = int(figure.get_figwidth() * LETTERS_PER_INCH)
+    figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines if line), fontsize=10)
     save(figure, path)
 
 
@@ -40,28 +49,41 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda partial: figure.savefig(partial, format="png", dpi=120))
 
 
-def _bars(results, digits: int) -> Figure:
-    """Draw a panel for each network: for each method the paper's top-1 and ours."""
-    networks = list(dict.fromkeys(result.row.network for result in results))
-    most = max(sum(result.row.network == network for result in results) for network in networks)
-    figure = new_figure(5.5 * len(networks) + 1, 1.6 + 0.42 * most)
+def _points(results, digits: int, with_paper: bool) -> Figure:
+    """Draw a panel for each network: for each method the top-1 of each run, their mean, and the paper's top-1."""
+
+    def reported(result) -> float | None:
+        return result.row.figure(0) if with_paper else None
+
+    shown = [result for result in results if result.runs or reported(result)]
+    networks = list(dict.fromkeys(result.row.network for result in shown))
+    if not networks:
+        return new_figure(6.5, 2)
+    most = max(sum(result.row.network == network for result in shown) for network in networks)
+    figure = new_figure(5.5 * len(networks) + 1, 2 + 0.34 * most)
     for panel, network in zip(figure.subplots(1, len(networks), squeeze=False).flat, networks, strict=True):
-        rows = [result for result in results if result.row.network == network]
+        rows = [result for result in shown if result.row.network == network]
         for place, result in enumerate(rows):
-            reported, ours = result.row.reported[0], result.accuracy(0)
-            for offset, values, color in ((-0.2, [reported] if reported else [], PAPER), (0.2, ours, OURS)):
-                if values:
-                    mean = statistics.mean(values)
-                    error = statistics.stdev(values) if len(values) > 1 else None
-                    panel.barh(place + offset, mean, 0.38, color=color, xerr=error, ecolor="black", capsize=2)
-                    panel.text(mean + 1 + (error or 0), place + offset, f"{mean:.{digits}f}", va="center", fontsize=7)
+            ours = result.accuracy(0)
+            panel.plot(ours, [place] * len(ours), "o", color=OURS, alpha=0.5)
+            if ours:
+                mean = statistics.mean(ours)
+                panel.plot(mean, place, "|", color=OURS, markersize=16, markeredgewidth=2)
+                text = f"{mean:.{digits}f}"
+                panel.text(1.01, place, text, transform=panel.get_yaxis_transform(), va="center", fontsize=8)
+            if (figure_of_paper := reported(result)) is not None:
+                panel.plot(figure_of_paper, place, "D", color=PAPER, fillstyle="none")
         panel.set_yticks(range(len(rows)), [result.row.method for result in rows], fontsize=8)
-        panel.invert_yaxis()
-        panel.set_xlim(0, 112)
+        panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.set_xlabel("top-1 accuracy, %")
-        panel.set_title(network)
-    handles = [Patch(color=color, label=label) for label, color in (("paper", PAPER), ("ours", OURS))]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
+        panel.set_title(network, fontsize=10)
+        panel.grid(alpha=0.3)
+    handles = [
+        Line2D([], [], color=OURS, marker="o", linestyle="", alpha=0.5, label="a run of ours"),
+        Line2D([], [], color=OURS, marker="|", linestyle="", markersize=12, markeredgewidth=2, label="mean"),
+        Line2D([], [], color=PAPER, marker="D", linestyle="", fillstyle="none", label="paper"),
+    ]
+    figure.legend(handles=handles[: 3 if with_paper else 2], loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -93,20 +115,20 @@ def _against_n(results) -> Figure:
     return figure
 
 
-def _over_epochs(results) -> Figure:
+def _over_epochs(results, with_paper: bool) -> Figure:
     """Draw test accuracy against the epoch: a curve for each setting, with mean and range over the seeds."""
     figure = new_figure(7.5, 4.6)
     panel = figure.subplots()
     for result in results:
-        if result.histories:
-            shares = np.array([[100 * accuracy(row) for row in history] for history in result.histories])
+        if result.runs:
+            shares = np.array([run.curve() for run in result.runs])
             evaluated = np.isfinite(shares).all(0)
             epochs, shares = np.flatnonzero(evaluated) + 1, shares[:, evaluated]
             (line,) = panel.plot(
                 epochs, shares.mean(0), marker="o" if len(epochs) < 50 else "", label=result.row.method
             )
             panel.fill_between(epochs, shares.min(0), shares.max(0), color=line.get_color(), alpha=0.2)
-        if result.row.reported[0] is not None:
+        if with_paper and result.row.reported[0] is not None:
             label = f"paper, {result.row.method}, at its end"
             panel.axhline(result.row.reported[0], color=PAPER, linestyle="--", label=label)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))

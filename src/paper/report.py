@@ -22,43 +22,54 @@ MADE_BY = ("git commit", "mindspore", "processor", "cores", "binary layers", DAT
 
 
 @dataclass(frozen=True)
+class Finished:
+    """A finished run and what its folder holds: `history` has a row for each epoch, `versions` a block for the start
+    and for each continuation that differs. Accuracies are in percent."""
+
+    run: Run
+    history: list[dict[str, float]]
+    versions: list[dict[str, str]]
+
+    @property
+    def seed(self) -> int:
+        return self.run.seed
+
+    @property
+    def start(self) -> str:
+        """The checksum of its start weights; empty where it is unknown."""
+        return self.versions[0].get(START_WEIGHTS, "")
+
+    @property
+    def step_milliseconds(self) -> float | None:
+        """Of a training step, the median over the epochs; None if no time is known."""
+        rates = [rate for row in self.history if (rate := row.get("images_per_second", 0.0)) > 0]
+        return 1000 * self.run.config.data.batch_size / statistics.median(rates) if rates else None
+
+    def accuracy(self, measure: int) -> float:
+        """Return the top-1 (0) or top-5 (1) of the last epoch: on held-out images if the run held some out."""
+        return 100 * accuracy(self.history[-1], ("top1", "top5")[measure])
+
+    def curve(self) -> list[float]:
+        """Return the top-1 of each epoch; NaN where it was not evaluated."""
+        return [100 * accuracy(row) for row in self.history]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """The finished runs of a row, whichever command made them; `failures` give the reasons of missing ones. Accuracies
-    are in percent."""
+    """The finished runs of a row, whichever command made them; `failures` give the reasons of missing ones."""
 
     row: Row
     planned: int = 0
-    runs: tuple[Run, ...] = ()  # the finished ones
-    histories: tuple[list[dict[str, float]], ...] = ()  # of each of them, a row for each epoch
-    versions: tuple[list[dict[str, str]], ...] = ()  # of each of them: its start, and what differed later
+    runs: tuple[Finished, ...] = ()  # by seed
     failures: tuple[str, ...] = ()
 
     def accuracy(self, measure: int) -> list[float]:
-        """Return the final top-1 (0) or top-5 (1) of each finished run: on held-out images if the run held some out."""
-        return [100 * accuracy(history[-1], ("top1", "top5")[measure]) for history in self.histories]
-
-    @property
-    def seeds(self) -> list[int]:
-        """Those of the finished runs, rising."""
-        return [run.seed for run in self.runs]
-
-    @property
-    def starts(self) -> list[str]:
-        """The checksum of each finished run's start weights; empty where it is unknown."""
-        return [versions[0].get(START_WEIGHTS, "") for versions in self.versions]
-
-    @property
-    def times(self) -> list[float | None]:
-        """Milliseconds of a step in each finished run, the median over its epochs; None if it has no times."""
-        times = []
-        for run, history in zip(self.runs, self.histories, strict=True):
-            rates = [rate for row in history if (rate := row.get("images_per_second", 0.0)) > 0]
-            times.append(1000 * run.config.data.batch_size / statistics.median(rates) if rates else None)
-        return times
+        """Return the top-1 (0) or top-5 (1) of each run."""
+        return [run.accuracy(measure) for run in self.runs]
 
     def step_milliseconds(self) -> list[float]:
         """Return the times that are known."""
-        return [time for time in self.times if time is not None]
+        return [run.step_milliseconds for run in self.runs if run.step_milliseconds is not None]
 
 
 @dataclass(frozen=True)
@@ -118,9 +129,7 @@ def outcomes(study: Study, runs: list[Run], failures: dict[Path, str]) -> list[O
             Outcome(
                 row,
                 len({run.seed for run in own + finished}),
-                tuple(finished),
-                tuple(run.metrics() for run in finished),
-                tuple(read_versions(run.folder) for run in finished),
+                tuple(Finished(run, run.metrics(), read_versions(run.folder)) for run in finished),
                 tuple(f"seed {run.seed}: {failures[run.folder]}" for run in own if run.folder in failures),
             )
         )
@@ -139,7 +148,7 @@ def compare(study: Study, results: list[Outcome]) -> list[Difference]:
 
 def top1_by_seed(results: list[Outcome]) -> dict[str, dict[int, float]]:
     """For each method, the top-1 of each of its seeds."""
-    return {result.row.method: dict(zip(result.seeds, result.accuracy(0), strict=True)) for result in results}
+    return {result.row.method: {run.seed: run.accuracy(0) for run in result.runs} for result in results}
 
 
 def write(study: Study, results: list[Outcome], made_with: Budget, output: Path) -> list[Path]:
@@ -163,10 +172,11 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     measures = range(max(len(result.row.reported) for result in results))
+    has_paper = any(figure is not None for result in results for figure in result.row.reported)
     timed = study.name == "figure3"
     header = ["network", "method"]
     for measure in measures:
-        header += [f"paper {MEASURES[measure]} %", f"ours {MEASURES[measure]} %"]
+        header += [f"paper {MEASURES[measure]} %"] * has_paper + [f"ours {MEASURES[measure]} %"]
     header += ["ours ms a step"] if timed else []
     header += ["seeds", "note"]
     lines = [header, ["---"] * len(header)]
@@ -174,7 +184,8 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
         cells = [result.row.network, result.row.method]
         for measure in measures:
             reported = result.row.figure(measure)
-            cells += ["-" if reported is None else f"{reported:.{study.digits}f}", spread(result.accuracy(measure))]
+            cells += ["-" if reported is None else f"{reported:.{study.digits}f}"] * has_paper
+            cells.append(spread(result.accuracy(measure)))
         cells += [spread(result.step_milliseconds(), 1)] if timed else []
         notes = [result.row.note, ONE_SEED if len(result.runs) == 1 else ""]
         notes += [f"failed, {reason}" for reason in result.failures]
@@ -183,7 +194,6 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
         lines.append(cells)
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     caution = f"\n**Not the paper's recipe.** These are {made_with.caution}.\n" if made_with.caution else ""
-    has_paper = any(figure is not None for result in results for figure in result.row.reported)
     papers = " The paper's numbers are for the official data set at the full length." if has_paper else ""
     many = any(len(result.runs) > 1 for result in results)
     spread_told = ", mean ± standard deviation over the seeds" if many else ""
@@ -213,7 +223,7 @@ def counted(result: Outcome) -> str:
     """The seeds of the finished runs, and of how many they are if some are missing."""
     if not result.runs:
         return f"none of {result.planned}"
-    found = spoken_seeds(result.seeds)
+    found = spoken_seeds([run.seed for run in result.runs])
     return found if len(result.runs) == result.planned else f"{found}: {len(result.runs)} of {result.planned}"
 
 
@@ -233,14 +243,13 @@ def paired_table(study: Study, results: list[Outcome]) -> str:
     found = compare(study, results)
     if not any(one.values for one in found):
         return ""
-    lines = [
-        "| difference, top-1 points | paper | seeds | mean | interval | |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    has_paper = any(one.reported is not None for one in found)
+    header = ["difference, top-1 points", *["paper"] * has_paper, "seeds", "mean", "interval", ""]
+    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
     for one in found:
         cells = [
             f"{one.first} - {one.second}",
-            "-" if one.reported is None else f"{one.reported:+.2f}",
+            *["-" if one.reported is None else f"{one.reported:+.2f}"] * has_paper,
             str(len(one.values)),
             f"{one.mean:+.2f}" if one.values else "-",
             "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}",
@@ -266,9 +275,7 @@ table, at 5 %, finds no difference.{spread_told}
 def made_by(results: list[Outcome]) -> str:
     """Which code, data and machines made the runs; empty if nothing is known. A run that continued with other code or
     on another machine is counted for each."""
-    runs = {
-        run.folder: versions for result in results for run, versions in zip(result.runs, result.versions, strict=True)
-    }
+    runs = {one.run.folder: one.versions for result in results for one in result.runs}
     found = [
         {tuple(block.get(name, "unknown") for name in MADE_BY) for block in each if block} for each in runs.values()
     ]
@@ -287,24 +294,24 @@ def made_by(results: list[Outcome]) -> str:
 
 def single_run(results: list[Outcome]) -> str:
     """The command that repeats one finished run, on as many cores; empty if there is none."""
-    for result in results:
-        for run, versions in zip(result.runs, result.versions, strict=True):
-            cores = versions[0].get("cores", "")
-            prefix = f"taskset --cpu-list 0-{int(cores) - 1} " if cores.isdecimal() else ""
-            if (threads := versions[0].get("OMP_NUM_THREADS", "")).isdecimal():
-                prefix = f"OMP_NUM_THREADS={threads} {prefix}"
-            config = shlex.quote(str(run.folder / CONFIG))
-            return f"    {prefix}python train.py --config {config} --output_dir runs/again\n"
-    return ""
+    first = next((run for result in results for run in result.runs), None)
+    if first is None:
+        return ""
+    made = first.versions[0]
+    cores, threads = made.get("cores", ""), made.get("OMP_NUM_THREADS", "")
+    prefix = f"OMP_NUM_THREADS={threads} " if threads.isdecimal() else ""
+    prefix += f"taskset --cpu-list 0-{int(cores) - 1} " if cores.isdecimal() else ""
+    config = shlex.quote(str(first.run.folder / CONFIG))
+    return f"    {prefix}python train.py --config {config} --output_dir runs/again\n"
 
 
 def start_weights(results: list[Outcome]) -> str:
     """The checksum of each seed's start weights, and the rows that have another one; empty if none is known."""
     known: dict[int, dict[str, list[str]]] = {}
     for result in results:
-        for seed, start in zip(result.seeds, result.starts, strict=True):
-            if start:
-                known.setdefault(seed, {}).setdefault(start, []).append(result.row.method)
+        for run in result.runs:
+            if run.start:
+                known.setdefault(run.seed, {}).setdefault(run.start, []).append(result.row.method)
     if not known:
         return ""
     told = []
@@ -329,19 +336,13 @@ def as_csv(study: Study, results: list[Outcome], made_with: Budget) -> str:
         reported = ["" if row.figure(measure) is None else row.figure(measure) for measure in (0, 1)]
         first = [row.network, row.method, *reported, row.spec.name if row.spec else ""]
         last = [made_with.data_name, made_with.config.train.epochs, made_with.steps, bool(made_with.caution)]
-        columns = (
-            result.runs,
-            *map(result.accuracy, (0, 1)),
-            result.times,
-            result.starts,
-            result.versions,
-        )
-        for run, top1, top5, time, start, versions in zip(*columns, strict=True):
+        for run in result.runs:
             made = [
-                " then ".join(dict.fromkeys(block[name] for block in versions if name in block)) for name in MADE_BY
+                " then ".join(dict.fromkeys(block[name] for block in run.versions if name in block)) for name in MADE_BY
             ]
-            figures = [run.seed, round(top1, 4), round(top5, 4), time and round(time, 2), made_with.images, start]
-            writer.writerow([*first, *figures, *made, *last])
+            time = run.step_milliseconds
+            figures = [*(round(run.accuracy(measure), 4) for measure in (0, 1)), time and round(time, 2)]
+            writer.writerow([*first, run.seed, *figures, made_with.images, run.start, *made, *last])
         if not result.runs:
             writer.writerow([*first, *[""] * (6 + len(MADE_BY)), *last])
     return text.getvalue()
