@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +34,16 @@ def prepare_environment() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # 3: only errors. Internal warnings of the framework would hide the progress bar.
     os.environ.setdefault("GLOG_v", "3")
+    atexit.unregister(_release_main_module)  # an earlier call's
     atexit.register(_release_main_module)
 
 
 def _release_main_module() -> None:
-    """MindSpore's data sets import dill, which keeps the main module until MindSpore's own modules are gone. Each layer
-    of a network there would print that it cannot be deleted."""
+    """Make dill, which MindSpore's data sets import, forget the main module: it keeps it until MindSpore's modules are
+    gone, and then each layer of a network there would print that it cannot be deleted."""
     for name in ("dill._dill", "dill.session"):
         if name in sys.modules:
-            sys.modules[name]._main_module = None
+            sys.modules[name]._main_module = types.ModuleType("__main__")
 
 
 def deliver_interrupts() -> None:

@@ -1,4 +1,7 @@
-"""The figures of the studies: the paper's numbers next to ours. Drawn without pyplot or an interactive backend."""
+"""The figures of the studies: our runs, and the paper's numbers where they compare.
+
+Drawn without pyplot or an interactive backend.
+"""
 
 import statistics
 import textwrap
@@ -13,13 +16,14 @@ from matplotlib.ticker import MaxNLocator
 from ..files import write_atomically
 
 PAPER, OURS = "0.5", "tab:blue"
-LETTERS_PER_INCH = 12  # of a title
+CHARACTERS_PER_INCH = 12  # of a title
 
 
 def draw(study, results, made_with, path: Path) -> None:
     """Write the figure of a study as a PNG: curves for figure 3 and figure 4, a point for each run for tables.
 
-    The paper's accuracies are drawn unless the runs are of another recipe or length.
+    The paper's accuracies are drawn unless the runs are of another recipe or length. A method without a run or a number
+    of the paper is left out.
 
     Args:
         study, results, made_with: those of `report.write`.
@@ -32,8 +36,10 @@ def draw(study, results, made_with, path: Path) -> None:
     else:
         figure = _points(results, study.digits, comparable)
     lines = (study.title, f"{made_with}; accuracy {made_with.images}", made_with.caution)
-    width = int(figure.get_figwidth() * LETTERS_PER_INCH)
-    figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines if line), fontsize=10)
+    width = int(figure.get_figwidth() * CHARACTERS_PER_INCH)
+    figure.suptitle(
+        "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in lines if line), fontsize=10
+    )
     save(figure, path)
 
 
@@ -55,10 +61,12 @@ def _points(results, digits: int, with_paper: bool) -> Figure:
     def reported(result) -> float | None:
         return result.row.figure(0) if with_paper else None
 
-    shown = [result for result in results if result.runs or reported(result)]
+    shown = [result for result in results if result.runs or reported(result) is not None]
     networks = list(dict.fromkeys(result.row.network for result in shown))
     if not networks:
-        return new_figure(6.5, 2)
+        figure = new_figure(6.5, 2)
+        figure.text(0.5, 0.3, "no run has finished", ha="center")
+        return figure
     most = max(sum(result.row.network == network for result in shown) for network in networks)
     figure = new_figure(5.5 * len(networks) + 1, 2 + 0.34 * most)
     for panel, network in zip(figure.subplots(1, len(networks), squeeze=False).flat, networks, strict=True):
@@ -66,24 +74,26 @@ def _points(results, digits: int, with_paper: bool) -> Figure:
         for place, result in enumerate(rows):
             ours = result.accuracy(0)
             panel.plot(ours, [place] * len(ours), "o", color=OURS, alpha=0.5)
+            if len(ours) > 1:
+                panel.plot(statistics.mean(ours), place, "|", color=OURS, markersize=10, markeredgewidth=2)
             if ours:
                 mean = statistics.mean(ours)
-                panel.plot(mean, place, "|", color=OURS, markersize=16, markeredgewidth=2)
-                text = f"{mean:.{digits}f}"
-                panel.text(1.01, place, text, transform=panel.get_yaxis_transform(), va="center", fontsize=8)
+                above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+                panel.annotate(f"{mean:.{digits}f}", (mean, place), **above)
             if (figure_of_paper := reported(result)) is not None:
                 panel.plot(figure_of_paper, place, "D", color=PAPER, fillstyle="none")
         panel.set_yticks(range(len(rows)), [result.row.method for result in rows], fontsize=8)
-        panel.set_ylim(len(rows) - 0.5, -0.5)
+        panel.set_ylim(len(rows) - 0.5, -0.7)
         panel.set_xlabel("top-1 accuracy, %")
         panel.set_title(network, fontsize=10)
         panel.grid(alpha=0.3)
     handles = [
-        Line2D([], [], color=OURS, marker="o", linestyle="", alpha=0.5, label="a run of ours"),
+        Line2D([], [], color=OURS, marker="o", linestyle="", alpha=0.5, label="one run, ours"),
         Line2D([], [], color=OURS, marker="|", linestyle="", markersize=12, markeredgewidth=2, label="mean"),
-        Line2D([], [], color=PAPER, marker="D", linestyle="", fillstyle="none", label="paper"),
     ]
-    figure.legend(handles=handles[: 3 if with_paper else 2], loc="outside lower center", ncols=3, fontsize=8)
+    if any(reported(result) is not None for result in shown):
+        handles.append(Line2D([], [], color=PAPER, marker="D", linestyle="", fillstyle="none", label="paper"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -93,7 +103,7 @@ def _against_n(results) -> Figure:
     n = [int(result.row.method.removeprefix("n = ")) for result in results]
     panels = (
         ("top-1 accuracy at the end, %", [result.accuracy(0) for result in results]),
-        ("milliseconds a training step", [result.step_milliseconds() for result in results]),
+        ("milliseconds a training step", [result.known_step_times() for result in results]),
     )
     for panel, (label, values) in zip(figure.subplots(1, 2), panels, strict=True):
         known = [(place, found) for place, found in zip(n, values, strict=True) if found]
@@ -135,5 +145,6 @@ def _over_epochs(results, with_paper: bool) -> Figure:
     panel.set_xlabel("epoch")
     panel.set_ylabel("top-1 accuracy, %")
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=8)
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""The results of a study next to the paper's numbers: Markdown, CSV and a figure."""
+"""The results of a study, next to the paper's numbers if it has some: Markdown, CSV and a figure."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ class Finished:
 
     @property
     def step_milliseconds(self) -> float | None:
-        """Of a training step, the median over the epochs; None if no time is known."""
+        """Median time of a training step over the epochs; None if it is unknown."""
         rates = [rate for row in self.history if (rate := row.get("images_per_second", 0.0)) > 0]
         return 1000 * self.run.config.data.batch_size / statistics.median(rates) if rates else None
 
@@ -60,15 +60,15 @@ class Outcome:
 
     row: Row
     planned: int = 0
-    runs: tuple[Finished, ...] = ()  # by seed
+    runs: tuple[Finished, ...] = ()  # in the order of their seeds
     failures: tuple[str, ...] = ()
 
     def accuracy(self, measure: int) -> list[float]:
         """Return the top-1 (0) or top-5 (1) of each run."""
         return [run.accuracy(measure) for run in self.runs]
 
-    def step_milliseconds(self) -> list[float]:
-        """Return the times that are known."""
+    def known_step_times(self) -> list[float]:
+        """Return the milliseconds of a training step in each run that has them."""
         return [run.step_milliseconds for run in self.runs if run.step_milliseconds is not None]
 
 
@@ -176,7 +176,9 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
     timed = study.name == "figure3"
     header = ["network", "method"]
     for measure in measures:
-        header += [f"paper {MEASURES[measure]} %"] * has_paper + [f"ours {MEASURES[measure]} %"]
+        if has_paper:
+            header.append(f"paper {MEASURES[measure]} %")
+        header.append(f"ours {MEASURES[measure]} %")
     header += ["ours ms a step"] if timed else []
     header += ["seeds", "note"]
     lines = [header, ["---"] * len(header)]
@@ -184,9 +186,10 @@ def markdown(study: Study, results: list[Outcome], made_with: Budget) -> str:
         cells = [result.row.network, result.row.method]
         for measure in measures:
             reported = result.row.figure(measure)
-            cells += ["-" if reported is None else f"{reported:.{study.digits}f}"] * has_paper
+            if has_paper:
+                cells.append("-" if reported is None else f"{reported:.{study.digits}f}")
             cells.append(spread(result.accuracy(measure)))
-        cells += [spread(result.step_milliseconds(), 1)] if timed else []
+        cells += [spread(result.known_step_times(), 1)] if timed else []
         notes = [result.row.note, ONE_SEED if len(result.runs) == 1 else ""]
         notes += [f"failed, {reason}" for reason in result.failures]
         cells.append(counted(result) if result.row.spec else "only the paper's number")
@@ -244,17 +247,20 @@ def paired_table(study: Study, results: list[Outcome]) -> str:
     if not any(one.values for one in found):
         return ""
     has_paper = any(one.reported is not None for one in found)
-    header = ["difference, top-1 points", *["paper"] * has_paper, "seeds", "mean", "interval", ""]
+    header = ["difference, top-1 points", "seeds", "mean", "interval", ""]
+    if has_paper:
+        header.insert(1, "paper")
     lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
     for one in found:
         cells = [
             f"{one.first} - {one.second}",
-            *["-" if one.reported is None else f"{one.reported:+.2f}"] * has_paper,
             str(len(one.values)),
             f"{one.mean:+.2f}" if one.values else "-",
             "-" if one.low is None else f"{one.low:+.2f} to {one.high:+.2f}",
             one.verdict,
         ]
+        if has_paper:
+            cells.insert(1, "-" if one.reported is None else f"{one.reported:+.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     table = "\n".join(lines)
     spread_told = ""
