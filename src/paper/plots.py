@@ -17,6 +17,10 @@ from ..files import write_atomically
 
 PAPER, OURS = "0.5", "tab:blue"
 CHARACTERS_PER_INCH = 12  # of a title
+# Markers of one run, of the mean and of the paper.
+RUN = {"color": OURS, "marker": "o", "linestyle": "", "alpha": 0.5}
+MEAN = {"color": OURS, "marker": "|", "linestyle": "", "markersize": 10, "markeredgewidth": 2}
+REPORTED = {"color": PAPER, "marker": "D", "linestyle": "", "fillstyle": "none"}
 
 
 def draw(study, results, made_with, path: Path) -> None:
@@ -73,26 +77,23 @@ def _points(results, digits: int, with_paper: bool) -> Figure:
         rows = [result for result in shown if result.row.network == network]
         for place, result in enumerate(rows):
             ours = result.accuracy(0)
-            panel.plot(ours, [place] * len(ours), "o", color=OURS, alpha=0.5)
-            if len(ours) > 1:
-                panel.plot(statistics.mean(ours), place, "|", color=OURS, markersize=10, markeredgewidth=2)
+            panel.plot(ours, [place] * len(ours), **RUN)
             if ours:
                 mean = statistics.mean(ours)
+                if len(ours) > 1:
+                    panel.plot(mean, place, **MEAN)
                 above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 7}
                 panel.annotate(f"{mean:.{digits}f}", (mean, place), **above)
-            if (figure_of_paper := reported(result)) is not None:
-                panel.plot(figure_of_paper, place, "D", color=PAPER, fillstyle="none")
+            if (top1 := reported(result)) is not None:
+                panel.plot(top1, place, **REPORTED)
         panel.set_yticks(range(len(rows)), [result.row.method for result in rows], fontsize=8)
         panel.set_ylim(len(rows) - 0.5, -0.7)
         panel.set_xlabel("top-1 accuracy, %")
         panel.set_title(network, fontsize=10)
         panel.grid(alpha=0.3)
-    handles = [
-        Line2D([], [], color=OURS, marker="o", linestyle="", alpha=0.5, label="one run, ours"),
-        Line2D([], [], color=OURS, marker="|", linestyle="", markersize=12, markeredgewidth=2, label="mean"),
-    ]
+    handles = [Line2D([], [], label="one run, ours", **RUN), Line2D([], [], label="mean", **MEAN)]
     if any(reported(result) is not None for result in shown):
-        handles.append(Line2D([], [], color=PAPER, marker="D", linestyle="", fillstyle="none", label="paper"))
+        handles.append(Line2D([], [], label="paper", **REPORTED))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 

@@ -69,7 +69,7 @@ class Outcome:
 
     def known_step_times(self) -> list[float]:
         """Return the milliseconds of a training step in each run that has them."""
-        return [run.step_milliseconds for run in self.runs if run.step_milliseconds is not None]
+        return [time for run in self.runs if (time := run.step_milliseconds) is not None]
 
 
 @dataclass(frozen=True)

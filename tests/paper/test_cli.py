@@ -89,6 +89,7 @@ def test_executes_every_run_with_every_seed_and_reports_mean_and_spread(stand_in
     again = f"taskset --cpu-list 0-1 python train.py --config {output}/runs/{TABLE2[0]}/seed0/config.yaml --output_dir"
     assert again in page
     assert "Start weights, by checksum, noise modules left out: seed 0 start0; seed 1 start1." in page
+    assert (output / "table2.png").stat().st_size > 10_000
     assert (output / "table2.png").read_bytes().startswith(b"\x89PNG")  # tests/paper/test_plots.py looks at figures
     assert "cifar10_resnet20_fda           seed 1  new" in capsys.readouterr().out
 
